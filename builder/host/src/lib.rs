@@ -1,0 +1,16 @@
+//! The programs of the host that Labwright calls, and the only crate that starts processes on it.
+//!
+//! [`Tool`] is at the same time the list of what a host must have: `doctor` prints it. An [`Invocation`] is a
+//! tool with its arguments; it fails with the command line and the end of what the tool said.
+//!
+//! This crate never decides what to run or why, and never talks to the user.
+
+mod child;
+mod error;
+mod invocation;
+mod tool;
+
+pub use child::Running;
+pub use error::ToolError;
+pub use invocation::{Invocation, Output};
+pub use tool::Tool;
