@@ -1,1 +1,41 @@
-//! placeholder
+//! Builds disks: plans the steps of a recipe, keeps each step's result in a cache, and carries out what is missing.
+//!
+//! This crate never parses recipes, never packs or pushes images (it does not know registries), and never talks to
+//! the user. What is made where, in which order, is decided here; how a disk is handled is `labwright-disk`'s matter
+//! and what runs inside it `labwright-guest`'s.
+//!
+//! Main types: [`Plan`] (steps as data), [`Builder`] (carries it out), [`Artifact`] (a finished disk).
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let (recipe, base): (labwright_recipes::resolved::Recipe, labwright_base_images::Base) = todo!();
+//! use labwright_builder::{BuildOptions, Builder, Plan};
+//! use labwright_core::{Arch, Cancel, Quiet};
+//!
+//! let plan = Plan::new(recipe, Arch::Amd64, base)?;
+//! let builder = Builder::new("/var/lib/labwright", "/proc/self/exe")?;
+//! let artifact = builder.build(&plan, &BuildOptions::default(), &Quiet, &Cancel::new())?;
+//! println!("{}", artifact.disk.display());
+//! # Ok(())
+//! # }
+//! ```
+
+mod chroot;
+mod dns;
+mod engine;
+mod guest_program;
+mod home;
+mod key;
+mod layers;
+mod log;
+mod plan;
+mod sources;
+mod workdir;
+
+pub use chroot::{FailureKind, SessionError, run_if_asked as run_worker_if_asked};
+pub use engine::{Artifact, BuildError, BuildOptions, Builder};
+pub use home::{Home, HomeError};
+pub use key::Key;
+pub use layers::{Collected, LayerError};
+pub use plan::{Plan, PlanError, Step, StepKind};
+pub use sources::SourceError;

@@ -1,9 +1,12 @@
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Something that happened during long work, told to whoever watches.
 ///
 /// Libraries emit events and never print; the command line decides how they look.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Event {
     /// A named piece of work begins.
     Started {
@@ -43,7 +46,7 @@ pub trait Reporter: Send + Sync {
     fn event(&self, event: Event);
 }
 
-impl fmt::Debug for dyn Reporter {
+impl fmt::Debug for dyn Reporter + '_ {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Reporter")
     }

@@ -25,6 +25,8 @@ pub struct ImageFacts {
     pub base_digest: Digest,
     /// The digest of the resolved recipe and of all files that it names.
     pub recipe_digest: Digest,
+    /// The key of the build's last step: equal keys mean equal base, recipe, files and builder, so nothing to do.
+    pub build_key: Digest,
     /// The version of Labwright that built the image.
     pub tool_version: String,
     /// The ways into the machine, in the recipe's order.

@@ -1,1 +1,35 @@
-//! placeholder
+//! How disks are handled: looked at, chained, shown, mounted, grown and written.
+//!
+//! - [`inspect`] refuses what no tool should open, before any does.
+//! - [`chain`] shows qcow2 overlays as one raw file; [`loop_device`] makes a block device of one partition of it, and
+//!   [`mount`] mounts that.
+//! - [`table`] reads, creates and grows partition tables; [`filesystem`] recognises and grows file systems;
+//!   [`layout`] finds the root.
+//! - [`qcow2_writer`] writes the finished disk, compressed and reproducible.
+//!
+//! This crate never decides what a disk is for: it knows no recipe, no cache, no cloud-init. It never follows a name
+//! that a disk contains, starts programs only through `labwright-host`, and never talks to the user.
+//!
+//! ```
+//! use std::path::Path;
+//!
+//! use labwright_disk::inspect::{InspectError, Limits, Refusal, inspect};
+//!
+//! let error = inspect(Path::new("/dev/null"), &Limits::default()).unwrap_err();
+//! assert!(matches!(error, InspectError::Refused { reason: Refusal::NotAFile, .. }));
+//! ```
+
+pub mod chain;
+pub mod filesystem;
+pub mod inspect;
+pub mod layout;
+pub mod loop_device;
+pub mod mount;
+pub mod qcow2_writer;
+mod qmp;
+pub mod table;
+
+/// Adds the path to an error of a call that fs-err does not wrap.
+fn named(file: &fs_err::File, error: &std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), format!("could not access `{}`: {error}", file.path().display()))
+}

@@ -86,7 +86,7 @@ impl Drop for Running {
 
 /// Makes the kernel kill the process when the thread that starts it ends.
 #[expect(unsafe_code, reason = "pre_exec runs between fork and exec; the closure makes one system call")]
-fn set_death_signal(command: &mut Command) {
+pub(crate) fn set_death_signal(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     // SAFETY: the closure allocates nothing and calls prctl(2), which is async-signal-safe.
     unsafe {

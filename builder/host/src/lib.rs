@@ -8,9 +8,11 @@
 mod child;
 mod error;
 mod invocation;
+mod peer;
 mod tool;
 
 pub use child::Running;
 pub use error::ToolError;
 pub use invocation::{Invocation, Output};
+pub use peer::{Peer, become_first_process};
 pub use tool::Tool;

@@ -43,11 +43,13 @@ pub enum Tool {
     Btrfs,
     /// Unpacks archives.
     Tar,
+    /// Starts a program in namespaces of its own.
+    Unshare,
 }
 
 impl Tool {
     /// Every tool, in the order in which `doctor` lists them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::QemuImg,
         Self::QemuStorageDaemon,
         Self::QemuSystemX86,
@@ -67,6 +69,7 @@ impl Tool {
         Self::XfsGrowfs,
         Self::Btrfs,
         Self::Tar,
+        Self::Unshare,
     ];
 
     /// The name of the executable.
@@ -91,6 +94,7 @@ impl Tool {
             Self::XfsGrowfs => "xfs_growfs",
             Self::Btrfs => "btrfs",
             Self::Tar => "tar",
+            Self::Unshare => "unshare",
         }
     }
 
@@ -106,7 +110,7 @@ impl Tool {
             Self::Mke2fs | Self::E2fsck | Self::Resize2fs => "e2fsprogs",
             Self::MkfsFat => "dosfstools",
             Self::Mcopy | Self::Mmd => "mtools",
-            Self::Partx | Self::Fstrim => "util-linux",
+            Self::Partx | Self::Fstrim | Self::Unshare => "util-linux",
             Self::Gpgv => "gpgv",
             Self::Sqv => "sqv",
             Self::XfsGrowfs => "xfsprogs",

@@ -1,0 +1,9 @@
+//! Tests of labwright-disk with real disks, QEMU and the kernel.
+
+#![expect(clippy::unwrap_used, reason = "a test helper may panic as a test may")]
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+
+mod chain;
+mod foreign;
+mod support;
+mod writer;

@@ -1,0 +1,339 @@
+//! Packages, by the guest's own apt and dpkg.
+
+use std::io::Write;
+use std::path::Path;
+
+use labwright_core::{Digest, PackageFact};
+use rustix::fs::{Gid, Uid};
+
+use crate::error::{Doing, StepError};
+use crate::files;
+use crate::protocol::{AptFile, Message, Report, Request};
+use crate::session::{Program, Session};
+use crate::sources::{self, Mirror, Source};
+use crate::traces::{PIN_PREFERENCES, PIN_SOURCE};
+
+const OS_RELEASE: &str = "/etc/os-release";
+const ARCHIVES: &str = "/var/cache/apt/archives";
+const FILES: &str = "/tmp/labwright-packages";
+
+/// What is fixed for all calls: no terminal, no questions, no waiting for the disk, the image's configuration files kept
+/// where a person changed them, and apt's own caches outside the image. Recommended packages come as the distribution
+/// says, as with cloud-init.
+const OPTIONS: &[&str] = &[
+    "-o",
+    "Dpkg::Use-Pty=0",
+    "-o",
+    "Dpkg::Options::=--force-unsafe-io",
+    "-o",
+    "Dpkg::Options::=--force-confdef",
+    "-o",
+    "Dpkg::Options::=--force-confold",
+    "-o",
+    "DPkg::Lock::Timeout=60",
+    "-o",
+    "Acquire::Retries=3",
+    "-o",
+    "Acquire::Languages=none",
+    "-o",
+    "APT::Update::Error-Mode=any",
+    "-o",
+    "Dir::Cache::pkgcache=/run/labwright/pkgcache.bin",
+    "-o",
+    "Dir::Cache::srcpkgcache=/run/labwright/srcpkgcache.bin",
+];
+
+/// apt in one step.
+#[derive(Default)]
+pub(crate) struct Apt {
+    options: Vec<String>,
+    network: bool,
+    has_lists: bool,
+}
+
+impl Apt {
+    pub(crate) fn new(request: &Request) -> Self {
+        let mut options: Vec<String> = OPTIONS.iter().map(|&option| option.to_owned()).collect();
+        // The host locks a cache that steps share; apt's own lock would make them wait for each other's whole run.
+        if request.binds.iter().any(|bind| bind.guest.as_str().trim_end_matches('/') == ARCHIVES) {
+            options.extend(["-o", "Debug::NoLocking=1"].map(str::to_owned));
+        }
+        for (name, value) in &request.apt_options {
+            options.extend(["-o".to_owned(), format!("{name}={value}")]);
+        }
+        Self { options, network: request.network, has_lists: false }
+    }
+
+    fn program(&self, program: &str) -> Program {
+        Program::new(program).args(&self.options).env("DEBIAN_FRONTEND", "noninteractive")
+    }
+
+    fn get(&self) -> Program {
+        self.program("apt-get").args(&["-q", "-y"])
+    }
+
+    pub(crate) fn update(&mut self, session: &mut Session) -> Result<(), StepError> {
+        if fs_err::metadata("/usr/bin/apt-get").is_err() {
+            return Err(StepError::Missing { path: "/usr/bin/apt-get".to_owned(), purpose: "install packages" });
+        }
+        session.run(&self.get().arg("update"))?;
+        self.has_lists = true;
+        Ok(())
+    }
+
+    fn need_lists(&mut self, session: &mut Session) -> Result<(), StepError> {
+        if self.has_lists || !self.network { Ok(()) } else { self.update(session) }
+    }
+
+    pub(crate) fn install(
+        &mut self,
+        session: &mut Session,
+        packages: &[String],
+        given: &[AptFile],
+    ) -> Result<(), StepError> {
+        let mut names = Vec::new();
+        for package in packages {
+            names.push(checked(package)?.to_owned());
+        }
+        files::directory(Path::new(FILES), 0o755, (Uid::ROOT, Gid::ROOT))?;
+        for file in given {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._+~%-:".contains(&byte);
+            if file.name.strip_suffix(".deb").is_none_or(str::is_empty)
+                || !file.name.bytes().all(plain)
+                || file.name.starts_with('.')
+            {
+                let rule = "a plain file name that ends in .deb";
+                return Err(StepError::Invalid { what: "the package file", value: file.name.clone(), rule });
+            }
+            let path = format!("{FILES}/{}", file.name);
+            let place = Path::new(&path);
+            files::replace(place, 0o644, (Uid::ROOT, Gid::ROOT), &mut |out| session.receive(file.size, out, place))?;
+            names.push(path);
+        }
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.need_lists(session)?;
+        let result = session.run(&self.get().arg("install").arg("--").args(&names));
+        files::remove(Path::new(FILES))?;
+        result
+    }
+
+    /// Does [`crate::protocol::Action::AptInstallOr`].
+    pub(crate) fn install_or(&mut self, session: &mut Session, package: &str, suite: &str) -> Result<(), StepError> {
+        self.need_lists(session)?;
+        let policy = self.policy(session, package)?;
+        if candidate(&policy).is_some() {
+            return self.install(session, &[package.to_owned()], &[]);
+        }
+        let (distribution, _) = distribution()?;
+        if distribution != "debian" {
+            return Err(StepError::NoOtherSuite { package: package.to_owned(), distribution });
+        }
+        self.install_from(session, package, suite)
+    }
+
+    fn policy(&self, session: &mut Session, package: &str) -> Result<String, StepError> {
+        session.capture(&self.program("apt-cache").arg("policy").arg("--").arg(checked(package)?))
+    }
+
+    /// Does [`crate::protocol::Action::AptFrom`]. Source, pin and lists go again, whatever happens.
+    pub(crate) fn install_from(&mut self, session: &mut Session, package: &str, suite: &str) -> Result<(), StepError> {
+        checked(package)?;
+        checked(suite)?;
+        self.need_lists(session)?;
+        let (_, codename) = distribution()?;
+        let mirror = sources::mirror(&read_sources(), &codename).ok_or(StepError::NoMirror { codename })?;
+        let result = self.pinned(session, package, suite, &mirror);
+        let cleaned = clean_pin(suite);
+        let fact = result?;
+        cleaned?;
+        session.say(&Message::Report(Report::Package(fact)))
+    }
+
+    fn pinned(
+        &mut self,
+        session: &mut Session,
+        package: &str,
+        suite: &str,
+        mirror: &Mirror,
+    ) -> Result<PackageFact, StepError> {
+        files::write_text(&format!("/{PIN_SOURCE}"), 0o644, &sources::stanza_for(mirror, suite))?;
+        files::write_text(&format!("/{PIN_PREFERENCES}"), 0o644, &preferences(package, suite))?;
+        let only_this = [
+            "-o".to_owned(),
+            format!("Dir::Etc::sourcelist=/{PIN_SOURCE}"),
+            "-o".to_owned(),
+            "Dir::Etc::sourceparts=-".to_owned(),
+            "-o".to_owned(),
+            "APT::Get::List-Cleanup=0".to_owned(),
+        ];
+        session.run(&self.get().args(&only_this).arg("update"))?;
+        session.run(&self.get().arg("install").arg("--").arg(package))?;
+        let query = Program::new("dpkg-query").args(&["-W", "-f=${Version}", "--", package]);
+        let version = session.capture(&query)?.trim().to_owned();
+        if !comes_from(&self.policy(session, package)?, &version, suite) {
+            return Err(StepError::WrongOrigin { package: package.to_owned(), version, suite: suite.to_owned() });
+        }
+        let exact = format!("{package}={version}");
+        let shown = session.capture(&self.program("apt-cache").arg("show").arg("--").arg(&exact))?;
+        let no = |what| StepError::NoPackageFact { package: package.to_owned(), what };
+        let hex = shown.lines().find_map(|line| line.strip_prefix("SHA256: ")).ok_or_else(|| no("digest"))?;
+        let digest: Digest = format!("sha256:{}", hex.trim()).parse().map_err(|_| no("digest"))?;
+        let uris = session.capture(&self.get().args(&["--print-uris", "download"]).arg(&exact))?;
+        let source = uris
+            .lines()
+            .find_map(|line| line.strip_prefix('\'')?.split_once('\''))
+            .map(|(uri, _)| uri.to_owned())
+            .ok_or_else(|| no("address"))?;
+        Ok(PackageFact { name: package.to_owned(), version, digest, source })
+    }
+
+    /// Does [`crate::protocol::Action::AptSource`].
+    pub(crate) fn source(&mut self, name: &str, source: &str, key: Option<&[u8]>) -> Result<(), StepError> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+            let rule = "letters, digits, `.`, `_` and `-`";
+            return Err(StepError::Invalid { what: "the source's name", value: name.to_owned(), rule });
+        }
+        let (_, codename) = distribution()?;
+        let mut text = source.replace("$RELEASE", &codename);
+        if text.contains("$MIRROR") {
+            let mirror = sources::mirror(&read_sources(), &codename).ok_or(StepError::NoMirror { codename })?;
+            text = text.replace("$MIRROR", &mirror.uri);
+        }
+        if let Some(key) = key {
+            let ending = if key.starts_with(b"-----BEGIN") { "asc" } else { "gpg" };
+            let path = format!("/etc/apt/keyrings/{name}.{ending}");
+            let root = (Uid::ROOT, Gid::ROOT);
+            files::replace(Path::new(&path), 0o644, root, &mut |file| file.write_all(key).doing("write", &path))?;
+            text = sources::tie_to_key(&text.replace("$KEY_FILE", &path), &path);
+        }
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+        let ending = if sources::is_deb822(&text) { "sources" } else { "list" };
+        self.has_lists = false;
+        files::write_text(&format!("/etc/apt/sources.list.d/{name}.{ending}"), 0o644, &text)
+    }
+}
+
+/// A package or suite that apt cannot take for an option.
+fn checked(name: &str) -> Result<&str, StepError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.:~=/_*^".contains(&byte);
+    if name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric()) && name.bytes().all(plain) {
+        return Ok(name);
+    }
+    Err(StepError::Invalid { what: "the package", value: name.to_owned(), rule: "a name of Debian's form" })
+}
+
+/// Takes one package from a suite and nothing else.
+fn preferences(package: &str, suite: &str) -> String {
+    let mut text = format!("# {}\n", crate::seal::POLICY_MARK);
+    for field in ["a", "n"] {
+        text.extend([format!(
+            "\nPackage: {package}\nPin: release {field}={suite}\nPin-Priority: 990\n\n\
+             Package: *\nPin: release {field}={suite}\nPin-Priority: -1\n"
+        )]);
+    }
+    text
+}
+
+fn clean_pin(suite: &str) -> Result<(), StepError> {
+    files::remove(Path::new(&format!("/{PIN_SOURCE}")))?;
+    files::remove(Path::new(&format!("/{PIN_PREFERENCES}")))?;
+    let lists = "/var/lib/apt/lists";
+    for entry in fs_err::read_dir(lists).doing("list", lists)? {
+        let entry = entry.doing("list", lists)?;
+        if entry.file_name().to_string_lossy().contains(&format!("_dists_{suite}_")) {
+            files::remove(&entry.path())?;
+        }
+    }
+    for cache in ["pkgcache.bin", "srcpkgcache.bin"] {
+        files::remove(&Path::new("/run/labwright").join(cache))?;
+    }
+    Ok(())
+}
+
+/// The version that apt would install, from what `apt-cache policy` says.
+fn candidate(policy: &str) -> Option<&str> {
+    policy.lines().find_map(|line| line.trim_start().strip_prefix("Candidate: ")).filter(|version| *version != "(none)")
+}
+
+/// Whether a version is in a suite, from what `apt-cache policy` says.
+fn comes_from(policy: &str, version: &str, suite: &str) -> bool {
+    let mut inside = false;
+    for line in policy.lines().skip_while(|line| !line.contains("Version table:")).skip(1) {
+        let words: Vec<&str> = line.split_whitespace().filter(|word| *word != "***").collect();
+        if line.starts_with("        ") {
+            let in_suite = |word: &&str| word.split_once('/').is_some_and(|(name, _)| name == suite);
+            if inside && words.iter().any(in_suite) {
+                return true;
+            }
+        } else {
+            inside = words.first() == Some(&version);
+        }
+    }
+    false
+}
+
+/// The distribution's id and the code name of its release.
+fn distribution() -> Result<(String, String), StepError> {
+    let text = fs_err::read_to_string(OS_RELEASE).doing("read", OS_RELEASE)?;
+    let field = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .map(|value| value.trim_matches(['"', '\'']).to_owned())
+            .unwrap_or_default()
+    };
+    Ok((field("ID"), field("VERSION_CODENAME")))
+}
+
+/// All sources of the guest; a file that cannot be read has none.
+fn read_sources() -> Vec<Source> {
+    let mut found = Vec::new();
+    let mut paths = vec![Path::new("/etc/apt/sources.list").to_owned()];
+    if let Ok(entries) = fs_err::read_dir("/etc/apt/sources.list.d") {
+        let mut more: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        more.sort();
+        paths.extend(more);
+    }
+    for path in paths {
+        let Ok(text) = fs_err::read_to_string(&path) else { continue };
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("list") => found.extend(sources::parse_list(&text)),
+            Some("sources") => found.extend(sources::parse_deb822(&text)),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "ttyd:\n  Installed: 1.7.7-1\n  Candidate: 1.7.7-1\n  Version table:\n *** 1.7.7-1 990\n        \
+                          990 http://m.example/debian unstable/main amd64 Packages\n        100 /var/lib/dpkg/status\n     \
+                          1.6.0-1 500\n        500 http://m.example/debian trixie/main amd64 Packages\n";
+
+    #[test]
+    fn policies_are_read() {
+        assert_eq!(candidate(POLICY), Some("1.7.7-1"));
+        assert_eq!(candidate("x:\n  Candidate: (none)\n"), None);
+        assert_eq!(candidate(""), None);
+        assert!(comes_from(POLICY, "1.7.7-1", "unstable"));
+        assert!(!comes_from(POLICY, "1.7.7-1", "trixie"));
+        assert!(!comes_from(POLICY, "1.6.0-1", "unstable"));
+    }
+
+    #[test]
+    fn options_are_no_packages() {
+        for bad in ["--yes", "", "a b", "-o=x", "a;b", "/etc/x.deb"] {
+            assert!(checked(bad).is_err(), "{bad}");
+        }
+        for good in ["git", "libc6:amd64", "x=1:2.3~rc1-1+b2", "g++", "x/trixie-backports"] {
+            assert_eq!(checked(good).unwrap(), good);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use super::*;
+
+fn write(root: &Path, path: &str, text: &str) {
+    let path = root.join(path);
+    fs_err::create_dir_all(path.parent().unwrap()).unwrap();
+    fs_err::write(path, text).unwrap();
+}
+
+/// Every path of a tree with what is in it, directories with a trailing slash.
+fn tree(root: &Path) -> Vec<String> {
+    fn walk(root: &Path, dir: &Path, lines: &mut Vec<String>) {
+        for (name, metadata) in list(root, dir).unwrap() {
+            let path = dir.join(name);
+            let text = path.display().to_string();
+            if metadata.is_dir() {
+                lines.push(format!("{text}/"));
+                walk(root, &path, lines);
+            } else if metadata.is_symlink() {
+                lines.push(format!("{text} -> {}", fs_err::read_link(root.join(&path)).unwrap().display()));
+            } else {
+                lines.push(format!("{text} = {:?}", fs_err::read_to_string(root.join(&path)).unwrap()));
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    walk(root, Path::new(""), &mut lines);
+    lines
+}
+
+#[test]
+fn a_used_tree_loses_its_past_and_keeps_the_rest() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path();
+    for (path, text) in [
+        ("etc/machine-id", "0123456789abcdef0123456789abcdef\n"),
+        ("etc/ssh/ssh_host_rsa_key", "secret"),
+        ("etc/ssh/sshd_config", "kept"),
+        ("etc/passwd", "kept"),
+        ("etc/passwd-", "old"),
+        ("etc/netplan/50-cloud-init.yaml", "x"),
+        ("etc/iscsi/initiatorname.iscsi", "InitiatorName=iqn.example:1\n"),
+        ("home/ann/.bash_history", "curl"),
+        ("home/ann/.cache/pip/x", "12345"),
+        ("home/ann/notes", "kept"),
+        ("root/.lesshst", "x"),
+        ("run/lock/x", "x"),
+        ("tmp/.hidden", "x"),
+        ("usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-257.so", "kept"),
+        ("usr/sbin/policy-rc.d", "#!/bin/sh\n# labwright: only while a step runs\nexit 101\n"),
+        ("usr/sbin/sshd", "kept"),
+        ("etc/systemd/system.conf", "kept"),
+        ("var/cache/apt/archives/a.deb", "1234567"),
+        ("var/cache/apt/archives/lock", "kept"),
+        ("var/cache/apt/pkgcache.bin", "x"),
+        ("var/lib/apt/extended_states", "kept"),
+        ("var/lib/apt/lists/partial/x", "x"),
+        ("var/lib/apt/lists/mirror_InRelease", "x"),
+        ("var/lib/cloud/instances/i-1/x", "x"),
+        ("var/lib/dbus/machine-id", "0123456789abcdef0123456789abcdef\n"),
+        ("var/lib/dhcp/dhclient.leases", "x"),
+        ("var/lib/systemd/random-seed", "x"),
+        ("var/lib/systemd/credential.secret", "x"),
+        ("var/log/apt/history.log", "x"),
+        ("var/log/dpkg.log", "x"),
+        ("var/log/journal/0123/system.journal", "x"),
+        ("var/log/wtmp", "x"),
+    ] {
+        write(root, path, text);
+    }
+    let report = seal(root).unwrap();
+    let kept = [
+        "etc/",
+        "etc/iscsi/",
+        r#"etc/iscsi/initiatorname.iscsi = "GenerateName=yes\n""#,
+        r#"etc/machine-id = "uninitialized\n""#,
+        "etc/netplan/",
+        r#"etc/passwd = "kept""#,
+        "etc/ssh/",
+        r#"etc/ssh/sshd_config = "kept""#,
+        "etc/systemd/",
+        "etc/systemd/system/",
+        &format!("etc/systemd/system/labwright-ssh-host-keys.service = {KEYGEN_TEXT:?}"),
+        "etc/systemd/system/multi-user.target.wants/",
+        "etc/systemd/system/multi-user.target.wants/labwright-ssh-host-keys.service -> \
+         /etc/systemd/system/labwright-ssh-host-keys.service",
+        r#"etc/systemd/system.conf = "kept""#,
+        "home/",
+        "home/ann/",
+        "home/ann/.cache/",
+        r#"home/ann/notes = "kept""#,
+        "root/",
+        "run/",
+        "tmp/",
+        "usr/",
+        "usr/lib/",
+        "usr/lib/x86_64-linux-gnu/",
+        "usr/lib/x86_64-linux-gnu/systemd/",
+        r#"usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-257.so = "kept""#,
+        "usr/sbin/",
+        r#"usr/sbin/sshd = "kept""#,
+        "var/",
+        "var/cache/",
+        "var/cache/apt/",
+        "var/cache/apt/archives/",
+        r#"var/cache/apt/archives/lock = "kept""#,
+        "var/lib/",
+        "var/lib/apt/",
+        r#"var/lib/apt/extended_states = "kept""#,
+        "var/lib/apt/lists/",
+        "var/lib/apt/lists/partial/",
+        "var/lib/cloud/",
+        "var/lib/dbus/",
+        "var/lib/dbus/machine-id -> /etc/machine-id",
+        "var/lib/dhcp/",
+        "var/lib/systemd/",
+        "var/log/",
+        "var/log/apt/",
+        "var/log/journal/",
+        r#"var/log/wtmp = """#,
+    ];
+    assert_eq!(tree(root), kept);
+    let mode = fs_err::metadata(root.join("etc/machine-id")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o444);
+    let sums: Vec<(&str, u64, u64)> =
+        report.removed.iter().map(|removed| (removed.kind.as_str(), removed.entries, removed.bytes)).collect();
+    assert_eq!(
+        sums,
+        [
+            ("SSH host keys", 1, 6),
+            ("backups of account files", 1, 3),
+            ("cloud-init state", 4, 2),
+            ("histories and caches of users", 4, 10),
+            ("logs", 5, 4),
+            ("network leases and identities", 1, 1),
+            ("package lists and caches", 4, 10),
+            ("random seeds and secrets", 2, 2),
+            ("temporary files", 3, 2),
+            ("traces of the build", 1, 55),
+        ]
+    );
+    assert_eq!(plan(root).unwrap(), []);
+    assert_eq!(seal(root).unwrap(), SealReport::default());
+}
+
+/// The unit as an image has it; a copy, so that a change is seen.
+const KEYGEN_TEXT: &str = "[Unit]\nDescription=Make SSH host keys that this machine lacks\nBefore=ssh.service \
+    sshd.service ssh.socket\nConditionFileIsExecutable=/usr/bin/ssh-keygen\n\n[Service]\nType=oneshot\n\
+    RemainAfterExit=yes\nExecStart=/usr/bin/ssh-keygen -A\n\n[Install]\nWantedBy=multi-user.target\n";
+
+#[test]
+fn links_are_removed_and_never_followed() {
+    let temp = tempfile::tempdir().unwrap();
+    let outside = temp.path().join("outside");
+    write(&outside, "precious", "kept");
+    let root = &temp.path().join("root");
+    for dir in ["etc", "var/log", "var/lib/systemd", "home", "root"] {
+        fs_err::create_dir_all(root.join(dir)).unwrap();
+    }
+    symlink(&outside, root.join("tmp")).unwrap();
+    symlink(&outside, root.join("var/log/journal")).unwrap();
+    symlink(&outside, root.join("home/eve")).unwrap();
+    symlink(&outside, root.join("root/.cache")).unwrap();
+    symlink(outside.join("precious"), root.join("etc/machine-id")).unwrap();
+    symlink(outside.join("precious"), root.join("var/lib/systemd/random-seed")).unwrap();
+    seal(root).unwrap();
+    assert_eq!(tree(&outside), [r#"precious = "kept""#]);
+    let root_tree = tree(root);
+    // No systemd is known here, so the file is empty.
+    assert!(root_tree.contains(&r#"etc/machine-id = """#.to_owned()), "{root_tree:?}");
+    assert!(!root_tree.iter().any(|line| line.contains("random-seed")), "{root_tree:?}");
+}
+
+#[test]
+fn files_that_others_own_are_left_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path();
+    write(root, "etc/resolv.conf", "nameserver 192.0.2.1\n");
+    write(root, "usr/sbin/policy-rc.d", "#!/bin/sh\nexit 0\n");
+    write(root, "usr/sbin/sshd", "");
+    write(root, "usr/bin/cloud-init", "");
+    write(root, "etc/systemd/system.conf", "");
+    seal(root).unwrap();
+    let tree = tree(root).join("\n");
+    assert!(tree.contains("nameserver") && tree.contains("exit 0"), "{tree}");
+    assert!(!tree.contains("labwright"), "{tree}");
+}

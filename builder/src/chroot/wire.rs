@@ -1,0 +1,163 @@
+//! What the builder and its worker say to each other: JSON, one value a line, over the worker's stdin and stdout.
+
+use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
+
+use labwright_core::{ByteSize, Digest, Event};
+use labwright_guest::protocol;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// The name under which the program starts itself as a worker; never typed by a person.
+pub(crate) const OUTER: &str = "__build-worker";
+/// The name under which the worker starts its first process.
+pub(crate) const INNER: &str = "__build-worker-init";
+
+/// Something for the worker to do. It answers each with any number of [`Reply::Event`]s and then one other reply.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// Opens the disk for writing. Comes first, and once.
+    Open(Open),
+    /// Grows the root partition and its file system to the size of the disk.
+    Grow,
+    /// Runs a step in the root file system.
+    Step(Box<Step>),
+    /// Finishes the overlay being written and goes on in a new one.
+    Commit {
+        /// The new overlay's file name in the work directory.
+        next: PathBuf,
+        /// The name that the finished overlay will have, which the new one records.
+        finished_as: String,
+    },
+    /// Writes the disk as one compressed qcow2 file.
+    Flatten {
+        /// The file to write.
+        destination: PathBuf,
+        /// How clusters are compressed.
+        compression: Compression,
+    },
+    /// Lets go of everything and ends.
+    Close,
+}
+
+/// The disk to open.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Open {
+    /// The directory for everything that is half-made.
+    pub(crate) work: PathBuf,
+    /// The base disk.
+    pub(crate) base: BaseFile,
+    /// The layers on it, bottom first.
+    pub(crate) layers: Vec<PathBuf>,
+    /// The file name of the overlay to make, in the work directory.
+    pub(crate) top: PathBuf,
+    /// The backing file name to record in it.
+    pub(crate) backing: String,
+    /// The size of the disk.
+    pub(crate) size: ByteSize,
+}
+
+/// A base disk as the worker needs it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct BaseFile {
+    pub(crate) path: PathBuf,
+    pub(crate) qcow2: bool,
+}
+
+/// A step for the guest program, with the files that it is to be sent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Step {
+    /// What the guest program is told.
+    pub(crate) request: protocol::Request,
+    /// The contents of the request's files, in its order.
+    pub(crate) sources: Vec<Source>,
+}
+
+/// Where the bytes of a file come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Source {
+    /// The bytes themselves.
+    Inline(Vec<u8>),
+    /// A file of the host, which must still have the digest that it had when the build was planned.
+    File { path: PathBuf, digest: Digest },
+}
+
+/// How clusters are compressed: `labwright_disk`'s words, in a form that can be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Compression {
+    Zstd,
+    Zlib,
+    None,
+}
+
+/// What the worker says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    /// Something happened; the answer is still to come.
+    Event(Event),
+    /// The disk is open.
+    Opened(Opened),
+    /// The order was carried out.
+    Done,
+    /// The step was run; these are its reports.
+    Ran(Vec<serde_json::Value>),
+    /// The disk was written.
+    Flattened(Flattened),
+    /// The order failed.
+    Failed(Failure),
+}
+
+/// What the worker found on the disk.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Opened {
+    /// The size of the root file system's partition.
+    pub(crate) root: ByteSize,
+}
+
+/// A written disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Flattened {
+    /// The size of the file.
+    pub(crate) file_size: u64,
+    /// Bytes of the disk that hold something.
+    pub(crate) data: u64,
+    /// The digest of the file.
+    pub(crate) digest: Digest,
+}
+
+/// Why an order failed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    /// What kind of failure it is.
+    pub(crate) kind: FailureKind,
+    /// What went wrong, and why, outermost first.
+    pub(crate) chain: Vec<String>,
+}
+
+/// What a failure means for the one who reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// A step did not succeed: the recipe or what it downloads is to blame.
+    Step,
+    /// The base disk is not one that can be built on.
+    Base,
+    /// The host cannot do it.
+    Host,
+}
+
+/// Writes one value as a line.
+pub(crate) fn send(to: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    to.write_all(&line)?;
+    to.flush()
+}
+
+/// Reads one line; none at the end of the stream.
+pub(crate) fn receive<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Result<Option<T>> {
+    let mut line = Vec::new();
+    if from.read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_slice(&line)?))
+}

@@ -1,0 +1,379 @@
+//! Carries out a plan: starts from the longest cached prefix and stores what it makes, step by step.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use labwright_base_images::DiskFormat;
+use labwright_core::{ByteSize, Cancel, Cancelled, Digest, Event, ImageFacts, PackageFact, Reporter};
+use labwright_guest::protocol::{Bind, Report, Request};
+use labwright_recipes::resolved::Compression;
+
+use crate::chroot::SessionError;
+use crate::chroot::session::Session;
+use crate::chroot::wire;
+use crate::home::{Home, HomeError};
+use crate::layers::{Collected, KeyLock, Layer, LayerError, Layers, file_name};
+use crate::log::Log;
+use crate::plan::{Plan, Step, StepKind};
+use crate::workdir::Workdir;
+
+/// Builds disks below one home directory.
+#[derive(Debug)]
+pub struct Builder {
+    home: Home,
+    program: PathBuf,
+}
+
+/// How a build differs from the usual.
+#[derive(Debug, Clone, Default)]
+pub struct BuildOptions {
+    /// Runs this step and all behind it anew, whatever is cached.
+    pub from: Option<StepKind>,
+    /// Variables for package managers and commands (`http_proxy`), kept out of the image and of the keys.
+    pub environment: Vec<(String, String)>,
+}
+
+/// A built disk, in a directory that is removed with this value.
+#[derive(Debug)]
+pub struct Artifact {
+    /// The qcow2 file.
+    pub disk: PathBuf,
+    /// What it is.
+    pub facts: ImageFacts,
+    /// The digest of the file.
+    pub digest: Digest,
+    /// The size of the file.
+    pub file_size: ByteSize,
+    /// Bytes of the disk that hold something, before compression.
+    pub data_size: ByteSize,
+    /// The steps, with whether each came from the cache.
+    pub steps: Vec<(StepKind, bool)>,
+    /// The build's log.
+    pub log: PathBuf,
+    work: Workdir,
+}
+
+impl Artifact {
+    /// Removes the disk's directory, and says why if that fails.
+    pub fn close(self) -> io::Result<()> {
+        self.work.close()
+    }
+}
+
+/// Why a disk could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A step failed.
+    #[error("step `{}` failed{}", step.as_str(), excerpt(tail))]
+    Step {
+        /// The step.
+        step: StepKind,
+        /// The build's log.
+        log: PathBuf,
+        /// The last lines that were printed in the guest.
+        tail: Vec<String>,
+        /// Why.
+        source: SessionError,
+    },
+    /// The disk could not be opened, mounted or written.
+    #[error("could not build on the disk")]
+    Disk {
+        /// The build's log.
+        log: PathBuf,
+        /// Why.
+        source: SessionError,
+    },
+    /// The cache failed.
+    #[error(transparent)]
+    Layers(#[from] LayerError),
+    /// A directory of the builder cannot be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// Stopped on request.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+fn excerpt(tail: &[String]) -> String {
+    if tail.is_empty() { String::new() } else { format!("; its last lines:\n    {}", tail.join("\n    ")) }
+}
+
+impl From<io::Error> for BuildError {
+    fn from(error: io::Error) -> Self {
+        Self::Layers(LayerError::Io(error))
+    }
+}
+
+/// One try at a build: what is needed all the way through.
+struct Run<'a> {
+    plan: &'a Plan,
+    options: &'a BuildOptions,
+    layers: &'a Layers,
+    log: &'a Log<'a>,
+    cancel: &'a Cancel,
+    program: &'a Path,
+    apt_cache: PathBuf,
+}
+
+impl Builder {
+    /// A builder that keeps everything below `home`. `program` is this program, which is started anew as a worker:
+    /// its `main` calls [`crate::run_worker_if_asked`] first.
+    pub fn new(home: impl Into<PathBuf>, program: impl Into<PathBuf>) -> Result<Self, HomeError> {
+        Ok(Self { home: Home::open(home.into())?, program: program.into() })
+    }
+
+    /// The directories.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// Which steps of a plan are cached, in order. Changes nothing.
+    pub fn cached(&self, plan: &Plan) -> Result<Vec<bool>, BuildError> {
+        let layers = self.home.layers()?;
+        let found = layers.longest_prefix(&keys(plan), &plan.base.digest.to_string())?.len();
+        Ok((0..plan.steps.len()).map(|at| at < found).collect())
+    }
+
+    /// Builds the disk of a plan.
+    pub fn build(
+        &self,
+        plan: &Plan,
+        options: &BuildOptions,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Artifact, BuildError> {
+        let log = Log::create(&self.home.logs(&plan.recipe.name), reporter)?;
+        let layers = self.home.layers()?;
+        let _in_use = layers.hold()?;
+        let run = Run {
+            plan,
+            options,
+            layers: &layers,
+            log: &log,
+            cancel,
+            program: &self.program,
+            apt_cache: self.home.apt_cache()?,
+        };
+        run.forget()?;
+        let mut cached = None;
+        loop {
+            cancel.check()?;
+            let work = Workdir::create(&self.home.work())?;
+            let found = run.found()?;
+            // What was there at the first look came from the cache; what others build meanwhile is news.
+            let first = *cached.get_or_insert(found.len());
+            if let Some(flattened) = run.attempt(&work, &found)? {
+                let steps = plan.steps.iter().enumerate().map(|(at, step)| (step.kind, at < first)).collect();
+                let facts = plan.facts(run.packages()?);
+                return Ok(Artifact {
+                    disk: work.path().join(DISK),
+                    facts,
+                    digest: flattened.digest,
+                    file_size: ByteSize::from_bytes(flattened.file_size),
+                    data_size: ByteSize::from_bytes(flattened.data),
+                    steps,
+                    log: log.path().to_owned(),
+                    work,
+                });
+            }
+        }
+    }
+
+    /// Removes layers of the step cache by age and size; none while a build runs.
+    pub fn collect(&self, age: Option<Duration>, size: Option<ByteSize>) -> Result<Option<Collected>, BuildError> {
+        let layers = self.home.layers()?;
+        let Some(_alone) = layers.hold_alone()? else { return Ok(None) };
+        crate::workdir::sweep(&self.home.work())?;
+        Ok(Some(layers.collect(age, size)?))
+    }
+
+    /// Reads every layer, removes those that have other bytes than were stored, and returns their steps' names.
+    pub fn verify(&self, cancel: &Cancel) -> Result<Vec<String>, BuildError> {
+        let layers = self.home.layers()?;
+        let mut damaged = Vec::new();
+        for layer in layers.all()? {
+            if !layers.verify(&layer, cancel)? {
+                layers.remove(&layer.key)?;
+                damaged.push(format!("{} {}", layer.step, layer.key.short()));
+            }
+        }
+        Ok(damaged)
+    }
+}
+
+/// The file name of the flattened disk in the work directory.
+const DISK: &str = "disk.qcow2";
+
+fn keys(plan: &Plan) -> Vec<crate::key::Key> {
+    plan.steps.iter().map(|step| step.key.clone()).collect()
+}
+
+impl Run<'_> {
+    fn base_id(&self) -> String {
+        self.plan.base.digest.to_string()
+    }
+
+    /// Forgets the layers that are to be made anew.
+    fn forget(&self) -> Result<(), BuildError> {
+        if let Some(from) = self.options.from {
+            for step in self.plan.steps.iter().filter(|step| step.kind >= from) {
+                let _lock = self.lock(step)?;
+                self.layers.remove(&step.key)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The layers to start from. Those that are damaged are forgotten: new work must not stand on them.
+    fn found(&self) -> Result<Vec<Layer>, BuildError> {
+        let mut found = self.layers.longest_prefix(&keys(self.plan), &self.base_id())?;
+        let mut whole = 0;
+        for layer in &found {
+            if !self.layers.verify(layer, self.cancel)? {
+                self.log.event(Event::Warning(format!(
+                    "the cached layer of step `{}` is damaged; it is built anew",
+                    layer.step
+                )));
+                self.layers.remove(&layer.key)?;
+                break;
+            }
+            self.layers.touch(layer)?;
+            whole += 1;
+        }
+        found.truncate(whole);
+        Ok(found)
+    }
+
+    fn lock(&self, step: &Step) -> Result<KeyLock, BuildError> {
+        Ok(self.layers.lock(&step.key, self.cancel, || {
+            self.log.event(Event::Note(format!(
+                "another build is at step `{}` with the same inputs; waiting for its result",
+                step.kind.as_str()
+            )));
+        })?)
+    }
+
+    /// Builds on top of `found`. Returns none if somebody else built the next step meanwhile: then a new try starts
+    /// from there.
+    fn attempt(&self, work: &Workdir, found: &[Layer]) -> Result<Option<wire::Flattened>, BuildError> {
+        let mut number = 0;
+        let mut top = overlay_name(number);
+        for (step, layer) in self.plan.steps.iter().zip(found) {
+            let step = step.kind.as_str().to_owned();
+            self.log.event(Event::Started { step: step.clone() });
+            self.log.event(Event::Finished { step, outcome: format!("cached {}", layer.key.short()) });
+        }
+        let mut parent = found.last().map_or_else(|| self.base_id(), |layer| layer.id.clone());
+        let mut session = self.open(work, found, &top)?;
+        for step in &self.plan.steps[found.len()..] {
+            let _lock = self.lock(step)?;
+            if self.layers.find(&step.key, &parent)?.is_some() {
+                return Ok(None);
+            }
+            let name = step.kind.as_str().to_owned();
+            let begin = Instant::now();
+            self.log.event(Event::Started { step: name.clone() });
+            let reports = self.run_step(&mut session, step)?;
+            number += 1;
+            let next = overlay_name(number);
+            session
+                .commit(Path::new(&next), file_name(&step.key), self.log, self.cancel)
+                .map_err(|source| self.failed(step.kind, source))?;
+            let file = work.path().join(&top);
+            let layer = self.layers.store(&step.key, step.kind.as_str(), &parent, &file, reports, self.cancel)?;
+            parent = layer.id;
+            top = next;
+            let seconds = begin.elapsed().as_secs_f64();
+            let size = ByteSize::from_bytes(layer.size).human();
+            self.log.event(Event::Finished { step: name, outcome: format!("{seconds:.1} s, {size}") });
+        }
+        let begin = Instant::now();
+        self.log.event(Event::Started { step: "compress".to_owned() });
+        let compression = match self.plan.recipe.compression {
+            Compression::Zstd => wire::Compression::Zstd,
+            Compression::Zlib => wire::Compression::Zlib,
+            Compression::None => wire::Compression::None,
+        };
+        let flattened = session
+            .flatten(&work.path().join(DISK), compression, self.log, self.cancel)
+            .map_err(|source| self.broken(source))?;
+        session.close(self.log).map_err(|source| self.broken(source))?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let size = ByteSize::from_bytes(flattened.file_size).human();
+        let data = ByteSize::from_bytes(flattened.data).human();
+        let outcome = format!("{seconds:.1} s, {data} of data in {size}");
+        self.log.event(Event::Finished { step: "compress".to_owned(), outcome });
+        Ok(Some(flattened))
+    }
+
+    fn open(&self, work: &Workdir, found: &[Layer], top: &str) -> Result<Session, BuildError> {
+        let base = &self.plan.base;
+        let open = wire::Open {
+            work: work.path().to_owned(),
+            base: wire::BaseFile { path: base.path.clone(), qcow2: base.format == DiskFormat::Qcow2 },
+            layers: found.iter().map(|layer| self.layers.path(&layer.key)).collect(),
+            top: PathBuf::from(top),
+            backing: found.last().map_or_else(|| "base".to_owned(), |layer| file_name(&layer.key)),
+            size: self.plan.size,
+        };
+        let (session, opened) =
+            Session::open(self.program, open, self.log, self.cancel).map_err(|source| self.broken(source))?;
+        tracing::debug!(root = %opened.root, "the disk is open");
+        Ok(session)
+    }
+
+    fn run_step(&self, session: &mut Session, step: &Step) -> Result<Vec<serde_json::Value>, BuildError> {
+        if step.kind == StepKind::Disk {
+            session.grow(self.log, self.cancel).map_err(|source| self.failed(step.kind, source))?;
+            return Ok(Vec::new());
+        }
+        let mut request = Request::new("", step.actions.clone());
+        request.network = step.network;
+        request.time_limit_seconds = Some(step.time_limit.as_secs());
+        if step.network {
+            request.dns = crate::dns::servers();
+            request.environment.clone_from(&self.options.environment);
+        }
+        if step.kind == StepKind::Packages {
+            // Packages that were fetched once need not be fetched again; apt checks their digests.
+            request.binds.push(Bind {
+                host: self.apt_cache.clone(),
+                guest: "/var/cache/apt/archives".parse().expect("a constant that is a path"),
+                read_only: false,
+            });
+        }
+        let step_order = wire::Step { request, sources: step.sources.clone() };
+        session.step(step_order, self.log, self.cancel).map_err(|source| self.failed(step.kind, source))
+    }
+
+    /// What the layers reported about packages from elsewhere.
+    fn packages(&self) -> Result<Vec<PackageFact>, BuildError> {
+        let layers = self.layers.longest_prefix(&keys(self.plan), &self.base_id())?;
+        let reports = layers.into_iter().flat_map(|layer| layer.reports);
+        Ok(reports
+            .filter_map(|report| match serde_json::from_value(report) {
+                Ok(Report::Package(fact)) => Some(fact),
+                _ => None,
+            })
+            .collect())
+    }
+
+    fn failed(&self, step: StepKind, source: SessionError) -> BuildError {
+        match source {
+            SessionError::Cancelled(cancelled) => cancelled.into(),
+            source => BuildError::Step { step, log: self.log.path().to_owned(), tail: self.log.tail(), source },
+        }
+    }
+
+    fn broken(&self, source: SessionError) -> BuildError {
+        match source {
+            SessionError::Cancelled(cancelled) => cancelled.into(),
+            source => BuildError::Disk { log: self.log.path().to_owned(), source },
+        }
+    }
+}
+
+fn overlay_name(number: usize) -> String {
+    format!("t{number}.qcow2")
+}

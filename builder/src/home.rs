@@ -1,0 +1,75 @@
+//! Where the builder keeps things.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::layers::Layers;
+
+/// The builder's directories, below one that the user chose.
+///
+/// ```text
+/// HOME/bases/        base disks, by digest (labwright-base-images)
+/// HOME/layers/       the step cache
+/// HOME/apt/          packages that were fetched
+/// HOME/logs/NAME/    the last builds of each recipe
+/// HOME/work/         half-made things; swept by the next build
+/// HOME/store/        finished images, an OCI image layout (labwright-registry)
+/// ```
+#[derive(Debug, Clone)]
+pub struct Home {
+    dir: PathBuf,
+}
+
+/// A directory of the builder cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("could not use the directory `{}`", path.display())]
+pub struct HomeError {
+    /// The directory.
+    pub path: PathBuf,
+    /// The system's reason.
+    pub source: io::Error,
+}
+
+impl Home {
+    pub(crate) fn open(dir: PathBuf) -> Result<Self, HomeError> {
+        // The storage daemon and the worker are told absolute paths: they start elsewhere.
+        let dir = std::path::absolute(&dir).map_err(|source| HomeError { path: dir, source })?;
+        fs_err::create_dir_all(&dir).map_err(|source| HomeError { path: dir.clone(), source })?;
+        Ok(Self { dir })
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Base disks.
+    pub fn bases(&self) -> PathBuf {
+        self.dir.join("bases")
+    }
+
+    /// The image store.
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+
+    /// Logs of one recipe's builds.
+    pub fn logs(&self, name: &str) -> PathBuf {
+        self.dir.join("logs").join(name)
+    }
+
+    pub(crate) fn work(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+
+    pub(crate) fn layers(&self) -> io::Result<Layers> {
+        Layers::open(self.dir.join("layers"))
+    }
+
+    pub(crate) fn apt_cache(&self) -> io::Result<PathBuf> {
+        let dir = self.dir.join("apt/archives");
+        // apt fetches into `partial`, as its own user.
+        fs_err::create_dir_all(dir.join("partial"))?;
+        Ok(dir)
+    }
+}

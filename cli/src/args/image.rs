@@ -1,0 +1,91 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use labwright_core::{ByteSize, ImageRef};
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  labwright run debian-terminal
+  labwright run --memory 2Gi --ssh-key ~/.ssh/id_ed25519.pub recipes/library/debian-terminal
+
+The machine runs on an overlay that is thrown away at the end; Ctrl-C powers it down.")]
+pub struct Run {
+    /// An image (NAME[:TAG] in the local store, oci:DIR[:TAG]), or a recipe or its directory, which is then the image
+    /// of that name in the local store
+    pub image: String,
+    /// A public SSH key for the image's user, and port 22 forwarded to loopback
+    #[arg(long, value_name = "FILE")]
+    pub ssh_key: Option<PathBuf>,
+    /// The port on 127.0.0.1 of the front door (a free one if not given)
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// Boots with UEFI firmware instead of BIOS
+    #[arg(long)]
+    pub uefi: bool,
+    /// Memory of the machine
+    #[arg(long, value_name = "SIZE", default_value = "1Gi")]
+    pub memory: ByteSize,
+    /// Processors of the machine
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub cpus: u8,
+    /// How long the machine may take until it is ready, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub timeout: u64,
+    /// Powers the machine down and ends as soon as it is ready
+    #[arg(long)]
+    pub exit_when_ready: bool,
+    /// Writes what the machine's serial console says to this file
+    #[arg(long, value_name = "FILE")]
+    pub console: Option<PathBuf>,
+}
+
+/// Arguments of `push`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  labwright push debian-terminal oci:out:1.0.0
+  labwright push debian-terminal:1.0.0 registry.example/labs/debian-terminal:1.0.0
+
+A registry's credentials are read from where podman, skopeo and docker keep them.")]
+pub struct Push {
+    /// The image in the local store, NAME[:TAG]
+    pub image: ImageRef,
+    /// Where to: HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:TAG]; without a tag the image's own
+    pub target: ImageRef,
+    /// Talks HTTP without TLS to the registry; on loopback that is so anyway
+    #[arg(long)]
+    pub plain_http: bool,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: labwright inspect --format json debian-terminal")]
+pub struct Inspect {
+    /// The image: NAME[:TAG] in the local store, or oci:DIR[:TAG]; without one, all images of the local store
+    pub image: Option<ImageRef>,
+}
+
+/// Arguments of `gc`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  labwright gc
+  labwright gc --max-age 0        # forgets every cached step
+
+Images that have a name stay; `--remove NAME:TAG` takes the name away first.")]
+pub struct Gc {
+    /// Forgets cached steps that no build used for so many days
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    pub max_age: u64,
+    /// Forgets the cached steps that were used longest ago until the rest takes no more than this
+    #[arg(long, value_name = "SIZE")]
+    pub max_size: Option<ByteSize>,
+    /// Removes an image from the local store, NAME:TAG
+    #[arg(long, value_name = "IMAGE")]
+    pub remove: Vec<String>,
+    /// Reads every cached step and forgets those that are damaged
+    #[arg(long)]
+    pub verify: bool,
+}

@@ -1,0 +1,160 @@
+use std::path::{Path, PathBuf};
+
+use labwright_builder::{Artifact, BuildOptions, Builder, Plan};
+use labwright_core::{Arch, ImageFacts};
+use labwright_recipes::{Feature, Loaded};
+use labwright_registry::{Descriptor, Layout, container_disk};
+use serde::Serialize;
+
+use super::{base, disk_cache, recipe_file};
+use crate::args::Build;
+use crate::commands::Context;
+use crate::error::{CommandError, Kind};
+
+/// The answer of `build`. Fields are only ever added.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    /// `NAME:VERSION` in the local store.
+    image: String,
+    /// The digest of the image index.
+    digest: String,
+    /// Whether the store had it already.
+    unchanged: bool,
+    /// Bytes of the qcow2 file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_size: Option<u64>,
+    /// Bytes of the disk that hold something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_size: Option<u64>,
+    /// Steps and whether each came from the cache.
+    steps: Vec<StepAnswer>,
+    /// The build's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<PathBuf>,
+}
+
+/// One step of a build.
+#[derive(Debug, Serialize)]
+struct StepAnswer {
+    name: &'static str,
+    cached: bool,
+}
+
+/// Builds the disk of a recipe and packs it.
+pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandError> {
+    let loaded = recipe_file::load_recipe(&args.path, &args.set)?;
+    super::show_warnings(&loaded, context);
+    refuse(&loaded)?;
+    let arch = architecture(&loaded)?;
+    let store = Layout::open_or_create(context.settings.store())?;
+    let base = base::fetch(&loaded.recipe.base, arch, context)?;
+    let plan = Plan::new(loaded.recipe, arch, base)?;
+
+    if args.output.is_none()
+        && args.from.is_none()
+        && !args.force
+        && let Some((image, digest)) = already_built(&plan, &store, arch)
+    {
+        context.ui.note(format!("{image} is up to date"));
+        let answer =
+            Answer { image, digest, unchanged: true, file_size: None, data_size: None, steps: Vec::new(), log: None };
+        return context.ui.result(&answer, || answer.image.clone());
+    }
+
+    let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
+    let options = BuildOptions { from: args.from, environment: context.settings.proxies.clone() };
+    let artifact = builder.build(&plan, &options, context.ui.reporter(), context.cancel)?;
+    let packed = container_disk::pack(
+        &store,
+        &artifact.disk,
+        &artifact.facts,
+        context.settings.created,
+        context.ui.reporter(),
+        context.cancel,
+    )?;
+    if let Some(output) = &args.output {
+        disk_cache::copy(&artifact.disk, output)?;
+        context.ui.note(format!("wrote {}", output.display()));
+    }
+    disk_cache::keep(&artifact.disk, &packed.layer, context.settings)?;
+    report(artifact, &packed, context)
+}
+
+fn report(artifact: Artifact, packed: &container_disk::Packed, context: &Context<'_>) -> Result<(), CommandError> {
+    context.ui.note(format!(
+        "{}: {} of data in {}",
+        packed.tag,
+        artifact.data_size.human(),
+        artifact.file_size.human()
+    ));
+    let answer = Answer {
+        image: packed.tag.clone(),
+        digest: packed.index.digest.to_string(),
+        unchanged: false,
+        file_size: Some(artifact.file_size.bytes()),
+        data_size: Some(artifact.data_size.bytes()),
+        steps: artifact
+            .steps
+            .iter()
+            .map(|(step, cached)| StepAnswer { name: step.as_str(), cached: *cached })
+            .collect(),
+        log: Some(artifact.log.clone()),
+    };
+    let fail = |source| CommandError::new(Kind::Host, source).context("could not remove the build's directory");
+    artifact.close().map_err(fail)?;
+    context.ui.result(&answer, || answer.image.clone())
+}
+
+/// The image in the store that this plan would make again, if there is one.
+fn already_built(plan: &Plan, store: &Layout, arch: Arch) -> Option<(String, String)> {
+    let tag = format!("{}:{}", plan.recipe().name, plan.recipe().version);
+    let image: Descriptor = store.resolve(&tag).ok()?;
+    // An image that cannot be read is built again.
+    let facts: ImageFacts = container_disk::facts(store, &image, Some(arch)).ok()?;
+    (facts.build_key == plan.key()).then(|| (tag, image.digest.to_string()))
+}
+
+/// What to build for: this machine's own architecture.
+fn architecture(loaded: &Loaded) -> Result<Arch, CommandError> {
+    let host =
+        Arch::host().ok_or_else(|| CommandError::sentence(Kind::Host, "this machine is neither amd64 nor arm64"))?;
+    if loaded.recipe.architectures.contains(&host) {
+        return Ok(host);
+    }
+    let wanted: Vec<&str> = loaded.recipe.architectures.iter().map(|arch| arch.as_str()).collect();
+    Err(CommandError::sentence(
+        Kind::Host,
+        format!("the recipe is for {}, and this machine is {host}", wanted.join(" and ")),
+    )
+    .hint(format!("add {host} to `architectures`, or build on a machine of that kind")))
+}
+
+/// Refuses what the checker knows and this version cannot build.
+fn refuse(loaded: &Loaded) -> Result<(), CommandError> {
+    let refused = loaded.refuse(|feature| {
+        let what = match feature {
+            Feature::Architecture(arch) if Arch::host() == Some(arch) && arch == Arch::Amd64 => return None,
+            // Another architecture beside one that works is simply not built here.
+            Feature::Architecture(_) if loaded.recipe.architectures.contains(&Arch::Amd64) => return None,
+            Feature::Architecture(_) => "disks for arm64",
+            Feature::BaseCatalogue => "bases from the catalogue",
+            Feature::BaseUrl => "bases from an address",
+            Feature::BaseImage => "bases from a containerDisk",
+            Feature::BaseRecipe => "recipes on recipes",
+            Feature::BuildSecrets => "build secrets",
+            Feature::Desktop => "desktops",
+            Feature::OwnTtyd => return None,
+        };
+        Some(format!("this version of Labwright cannot build {what} yet"))
+    });
+    if refused.0.is_empty() { Ok(()) } else { Err(refused.into()) }
+}
+
+/// The directory that a file will be in.
+pub(super) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
+}

@@ -1,0 +1,61 @@
+//! One file for each verb: what was typed, a function, nothing clever.
+
+mod base;
+mod build;
+mod check;
+mod completions;
+mod disk_cache;
+mod doctor;
+mod gc;
+mod image;
+mod inspect;
+mod machine_dir;
+mod new;
+mod recipe_file;
+mod run;
+mod schema;
+
+use labwright_core::{Cancel, Severity};
+use labwright_recipes::Loaded;
+use tokio::runtime::Runtime;
+
+use crate::args::Command;
+use crate::error::CommandError;
+use crate::settings::Settings;
+use crate::ui::Ui;
+
+/// What every command is given.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// Where to speak.
+    pub ui: &'a Ui,
+    /// Set when the user wants to stop.
+    pub cancel: &'a Cancel,
+    /// What the environment means.
+    pub settings: &'a Settings,
+    /// Where asynchronous work runs.
+    pub runtime: &'a Runtime,
+}
+
+/// Calls the function of the verb.
+pub fn dispatch(command: Command, context: &Context<'_>) -> Result<(), CommandError> {
+    match command {
+        Command::New(args) => new::run(&args, context),
+        Command::Check(args) => check::run(&args, context),
+        Command::Build(args) => build::run(&args, context),
+        Command::Run(args) => run::run(&args, context),
+        Command::Push(args) => Err(CommandError::sentence(crate::error::Kind::Bug, format!("push {args:?}"))),
+        Command::Inspect(args) => inspect::run(&args, context),
+        Command::Gc(args) => gc::run(&args, context),
+        Command::Doctor(_) => doctor::run(context),
+        Command::Schema(args) => schema::run(&args, context),
+        Command::Completions(args) => completions::run(&args, context),
+    }
+}
+
+/// Shows what works in a recipe and is likely not meant.
+fn show_warnings(loaded: &Loaded, context: &Context<'_>) {
+    for warning in loaded.warnings.0.iter().filter(|found| found.severity == Severity::Warning) {
+        context.ui.diagnostic(warning);
+    }
+}

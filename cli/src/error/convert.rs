@@ -1,0 +1,177 @@
+//! What each library's failure means for the user: its kind, and what to do about it.
+
+use labwright_base_images::{BootstrapError, CacheError, FileBaseError};
+use labwright_builder::{BuildError, FailureKind, HomeError, PlanError, SessionError};
+use labwright_core::Cancelled;
+use labwright_disk::inspect::InspectError;
+use labwright_host::ToolError;
+use labwright_registry::LayoutError;
+use labwright_registry::container_disk::{FactsError, PackError};
+use labwright_vm::VmError;
+
+use super::{CommandError, Kind, Sentence};
+
+const WITH_ROOT: &str = "building needs root: run it with sudo";
+
+impl From<ToolError> for CommandError {
+    fn from(error: ToolError) -> Self {
+        match &error {
+            ToolError::Missing { tool } => {
+                let hint = format!(
+                    "install it with `apt-get install {}`; `labwright doctor` lists what else is missing",
+                    tool.package()
+                );
+                Self::new(Kind::Host, error).hint(hint)
+            }
+            ToolError::Cancelled(_) => Self::new(Kind::Stopped, Cancelled),
+            ToolError::Start { .. } | ToolError::Talk { .. } | ToolError::Failed { .. } => Self::new(Kind::Host, error),
+        }
+    }
+}
+
+impl From<Cancelled> for CommandError {
+    fn from(cancelled: Cancelled) -> Self {
+        Self::new(Kind::Stopped, cancelled)
+    }
+}
+
+impl From<CacheError> for CommandError {
+    fn from(error: CacheError) -> Self {
+        match error {
+            CacheError::Cancelled(cancelled) => cancelled.into(),
+            error => Self::new(Kind::Host, error),
+        }
+    }
+}
+
+impl From<FileBaseError> for CommandError {
+    fn from(error: FileBaseError) -> Self {
+        match error {
+            FileBaseError::Cancelled(cancelled) => cancelled.into(),
+            FileBaseError::Cache(error) => error.into(),
+            FileBaseError::Copy { .. } => Self::new(Kind::Host, error),
+            FileBaseError::Read(_) | FileBaseError::Digest { .. } | FileBaseError::Refused { .. } => {
+                Self::new(Kind::Input, error)
+            }
+        }
+    }
+}
+
+impl From<BootstrapError> for CommandError {
+    fn from(error: BootstrapError) -> Self {
+        match error {
+            BootstrapError::Cancelled(cancelled) => cancelled.into(),
+            BootstrapError::Cache(error) => error.into(),
+            BootstrapError::Tool(error @ ToolError::Failed { .. }) => {
+                // mmdebstrap says itself whether a mirror or a package was the reason.
+                Self::new(Kind::Step, error).context("could not make the base from packages")
+            }
+            BootstrapError::Tool(error) => error.into(),
+            error => Self::new(Kind::Host, error),
+        }
+    }
+}
+
+impl From<HomeError> for CommandError {
+    fn from(error: HomeError) -> Self {
+        Self::new(Kind::Host, error)
+    }
+}
+
+impl From<PlanError> for CommandError {
+    fn from(error: PlanError) -> Self {
+        Self::new(Kind::Input, error)
+    }
+}
+
+impl From<BuildError> for CommandError {
+    fn from(error: BuildError) -> Self {
+        let text = error.to_string();
+        match error {
+            BuildError::Cancelled(cancelled) => cancelled.into(),
+            BuildError::Step { log, source, .. } => {
+                let failed = Self::from_session(source, Kind::Step).context(text);
+                failed.hint(format!("everything that was printed is in {}", log.display()))
+            }
+            BuildError::Disk { log, source } => {
+                let failed = Self::from_session(source, Kind::Host).context(text);
+                failed.hint(format!("everything that was printed is in {}", log.display()))
+            }
+            BuildError::Home(error) => error.into(),
+            BuildError::Layers(labwright_builder::LayerError::Cancelled(cancelled)) => cancelled.into(),
+            BuildError::Layers(error) => Self::new(Kind::Host, error),
+        }
+    }
+}
+
+impl CommandError {
+    /// A failure of the build worker; `kind` where the worker does not say.
+    fn from_session(error: SessionError, kind: Kind) -> Self {
+        match error {
+            SessionError::Cancelled(cancelled) => cancelled.into(),
+            SessionError::Failed { kind, mut chain } => {
+                let kind = match kind {
+                    FailureKind::Step => Kind::Step,
+                    FailureKind::Base => Kind::Input,
+                    FailureKind::Host => Kind::Host,
+                };
+                // The last of the chain is the cause of all others.
+                let cause = chain.pop().unwrap_or_else(|| "the build worker failed".to_owned());
+                Self { context: chain, ..Self::new(kind, Sentence(cause)) }
+            }
+            error @ SessionError::Start(_) => Self::new(Kind::Host, error).hint(WITH_ROOT),
+            error @ SessionError::Confused => Self::new(Kind::Bug, error),
+            error @ SessionError::Broken(_) => Self::new(kind, error),
+        }
+    }
+}
+
+impl From<LayoutError> for CommandError {
+    fn from(error: LayoutError) -> Self {
+        match error {
+            error @ (LayoutError::NoTag { .. }
+            | LayoutError::Empty { .. }
+            | LayoutError::Ambiguous { .. }
+            | LayoutError::NoLayout { .. }) => Self::new(Kind::Input, error),
+            error => Self::new(Kind::Host, error),
+        }
+    }
+}
+
+impl From<FactsError> for CommandError {
+    fn from(error: FactsError) -> Self {
+        match error {
+            FactsError::Layout(error) => error.into(),
+            error => Self::new(Kind::Input, error),
+        }
+    }
+}
+
+impl From<PackError> for CommandError {
+    fn from(error: PackError) -> Self {
+        match error {
+            PackError::Cancelled(cancelled) => cancelled.into(),
+            PackError::Layout(error) => error.into(),
+            error => Self::new(Kind::Host, error),
+        }
+    }
+}
+
+impl From<InspectError> for CommandError {
+    fn from(error: InspectError) -> Self {
+        Self::new(Kind::Input, error)
+    }
+}
+
+impl From<VmError> for CommandError {
+    fn from(error: VmError) -> Self {
+        match error {
+            VmError::Cancelled(cancelled) => cancelled.into(),
+            VmError::Tool(error) => error.into(),
+            error @ (VmError::Ended { .. } | VmError::Panicked { .. } | VmError::NotReady { .. }) => {
+                Self::new(Kind::Step, error)
+            }
+            error => Self::new(Kind::Host, error),
+        }
+    }
+}

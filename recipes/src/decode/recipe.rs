@@ -1,0 +1,338 @@
+//! The recipe as a whole.
+
+use std::collections::BTreeMap;
+
+use labwright_core::{ByteSize, Diagnostic, Span, did_you_mean};
+
+use super::{Decoder, Fields, Text, access, base, expected, files, listed, packages, shown, users};
+use crate::load::Feature;
+use crate::node::{Kind, Meaning, Node};
+use crate::resolved::{Check, Command, Compression, Recipe, Timeouts};
+use crate::rules;
+use crate::template::{OPEN, Templates};
+
+/// The `apiVersion` that this crate reads.
+pub(crate) const API_VERSION: &str = "labwright/v1alpha1";
+/// The `kind` that this crate reads.
+pub(crate) const KIND: &str = "Recipe";
+
+pub(crate) const KEYS: [&str; 21] = [
+    "apiVersion",
+    "kind",
+    "metadata",
+    "variables",
+    "architectures",
+    "base",
+    "disk",
+    "apt",
+    "package_update",
+    "packages",
+    "users",
+    "write_files",
+    "runcmd",
+    "hostname",
+    "timezone",
+    "locale",
+    "build_secrets",
+    "access",
+    "checks",
+    "output",
+    "timeouts",
+];
+
+/// Smaller holds no operating system.
+const MIN_DISK: ByteSize = ByteSize::from_bytes(64 << 20);
+/// What ext4 with 4 KiB blocks holds.
+const MAX_DISK: ByteSize = ByteSize::from_bytes(16 << 40);
+
+/// Decodes everything; `None` when what is missing leaves no recipe. The caller looks at `decoder.found` for errors.
+pub(crate) fn recipe(decoder: &mut Decoder<'_>, root: &Node, overrides: &BTreeMap<String, String>) -> Option<Recipe> {
+    let fields = decoder.fields(root, "a recipe", &KEYS)?;
+    constant(decoder, &fields, "apiVersion", API_VERSION);
+    constant(decoder, &fields, "kind", KIND);
+    let declared = variables(decoder, &fields, overrides);
+    let metadata = decoder.required(&fields, "metadata", "a recipe").and_then(|node| metadata(decoder, node));
+    let architectures = base::architectures(decoder, fields.get("architectures"));
+    let base = decoder.required(&fields, "base", "a recipe").and_then(|node| base::base(decoder, node, &architectures));
+    let disk_size = fields.get("disk").and_then(|node| disk(decoder, node));
+    let apt_sources = fields.get("apt").map(|node| packages::apt(decoder, node)).unwrap_or_default();
+    let package_update =
+        fields.get("package_update").and_then(|node| decoder.boolean(node, "`package_update`")).unwrap_or(false);
+    let packages = fields.get("packages").map(|node| packages::packages(decoder, node)).unwrap_or_default();
+    let users = fields.get("users").map(|node| users::users(decoder, node)).unwrap_or_default();
+    let files = fields.get("write_files").map(|node| files::files(decoder, node)).unwrap_or_default();
+    let run = fields.get("runcmd").map(|node| commands(decoder, node)).unwrap_or_default();
+    let one = |decoder: &mut Decoder<'_>, key: &str, rule: fn(&str) -> Result<(), rules::Wanted>| {
+        let node = fields.get(key)?;
+        decoder.checked(node, &format!("`{key}`"), rule).map(|text| text.value)
+    };
+    let hostname = one(decoder, "hostname", rules::hostname);
+    let timezone = one(decoder, "timezone", rules::timezone);
+    let locale = one(decoder, "locale", rules::locale);
+    let build_secrets = fields.get("build_secrets").map(|node| secrets(decoder, node)).unwrap_or_default();
+    let access =
+        fields.get("access").map(|node| access::access(decoder, node, &users, &architectures)).unwrap_or_default();
+    let checks = fields.get("checks").map(|node| checks(decoder, node)).unwrap_or_default();
+    let compression = fields.get("output").and_then(|node| output(decoder, node)).unwrap_or_default();
+    let timeouts = fields.get("timeouts").map(|node| timeouts(decoder, node)).unwrap_or_default();
+    for (name, span) in declared {
+        if !decoder.used.contains(&name) {
+            let warning = Diagnostic::warning(decoder.file, span, format!("variable `{name}` is never used"));
+            decoder.push(warning.hint(format!("use it as `${{{{ {name} }}}}`, or remove it")));
+        }
+    }
+    let (name, version, title) = metadata?;
+    Some(Recipe {
+        name: name?,
+        version: version?,
+        title,
+        architectures,
+        base: base?,
+        disk_size,
+        apt_sources,
+        package_update,
+        packages,
+        users: users.into_iter().map(|(user, _)| user).collect(),
+        files,
+        run,
+        hostname,
+        timezone,
+        locale,
+        build_secrets,
+        access,
+        checks,
+        compression,
+        timeouts,
+    })
+}
+
+/// `apiVersion` and `kind`, which say what the rest means.
+fn constant(decoder: &mut Decoder<'_>, fields: &Fields<'_>, key: &'static str, expected: &str) {
+    let Some(node) = decoder.required(fields, key, "a recipe") else { return };
+    let Some(text) = decoder.fixed_text(node, &format!("`{key}`")) else { return };
+    if text.value != expected {
+        let message = format!("`{}` is not a known `{key}`", shown(&text.value));
+        decoder.push(decoder.error(text.span, message).hint(format!("write `{key}: {expected}`")));
+    }
+}
+
+/// Reads `variables`, gives the decoder their values, and returns the names with their places.
+fn variables(
+    decoder: &mut Decoder<'_>,
+    fields: &Fields<'_>,
+    overrides: &BTreeMap<String, String>,
+) -> Vec<(String, Span)> {
+    let mut values = BTreeMap::new();
+    let mut declared = Vec::new();
+    let entries = match fields.get("variables") {
+        None => &[][..],
+        Some(node) => {
+            if let Kind::Mapping(entries) = &node.kind {
+                entries
+            } else {
+                let message = expected("`variables` is a mapping", node);
+                decoder
+                    .push(decoder.error(node.span, message).hint("write `NAME: {default: VALUE, description: TEXT}`"));
+                &[][..]
+            }
+        }
+    };
+    for (key, node) in entries {
+        let name = Text { value: key.name.clone(), span: key.span };
+        if decoder.follows(name, rules::variable).is_none() {
+            continue;
+        }
+        declared.push((key.name.clone(), key.span));
+        let variable = decoder.fields(node, "a variable", &["default", "description"]);
+        if let Some(node) = variable.as_ref().and_then(|fields| fields.get("description")) {
+            decoder.fixed_text(node, "`description`");
+        }
+        let default =
+            variable.as_ref().and_then(|fields| fields.get("default")).and_then(|node| default(decoder, node));
+        let value = overrides.get(&key.name).cloned().or(default);
+        if value.is_none() && variable.as_ref().is_some_and(|fields| fields.get("default").is_none()) {
+            let diagnostic = decoder.error(key.span, format!("variable `{}` has no value", key.name));
+            decoder.push(diagnostic.hint("give it a `default`, or a value when building"));
+        }
+        // A variable with a mistake still exists: its uses are not wrong.
+        values.insert(key.name.clone(), value.unwrap_or_default());
+    }
+    let place = fields.key("variables").unwrap_or_default();
+    for name in overrides.keys().filter(|name| !values.contains_key(*name)) {
+        let diagnostic = decoder.error(place, format!("a value is given for `{}`, which is no variable", shown(name)));
+        let names: Vec<&str> = values.keys().map(String::as_str).collect();
+        decoder.push(match did_you_mean(name, names.iter().copied()) {
+            Some(meant) => diagnostic.hint(format!("did you mean `{meant}`?")),
+            None if names.is_empty() => diagnostic.hint("the recipe declares no variables"),
+            None => diagnostic.hint(format!("its variables: {}", listed(&names))),
+        });
+    }
+    decoder.templates = Templates::new(values);
+    declared
+}
+
+/// A default: text, a number or a truth value, kept as it was written.
+fn default(decoder: &mut Decoder<'_>, node: &Node) -> Option<String> {
+    match &node.kind {
+        Kind::Scalar(scalar) if scalar.value.contains(OPEN) => {
+            decoder.fixed_text(node, "`default`").map(|text| text.value)
+        }
+        Kind::Scalar(scalar) if scalar.meaning() != Meaning::Null => Some(scalar.value.clone()),
+        _ => {
+            let message = expected("`default` is text, a number or a truth value", node);
+            let diagnostic = decoder.error(node.span, message);
+            decoder.push(diagnostic.hint("`\"\"` is the empty text"));
+            None
+        }
+    }
+}
+
+type Metadata = (Option<String>, Option<String>, Option<String>);
+
+fn metadata(decoder: &mut Decoder<'_>, node: &Node) -> Option<Metadata> {
+    let fields = decoder.fields(node, "`metadata`", &["name", "version", "title"])?;
+    let name = decoder
+        .required(&fields, "name", "`metadata`")
+        .and_then(|node| decoder.fixed_text(node, "`name`"))
+        .and_then(|text| decoder.follows(text, rules::name));
+    let version = decoder
+        .required(&fields, "version", "`metadata`")
+        .and_then(|node| decoder.checked(node, "`version`", rules::version));
+    let title = fields.get("title").and_then(|node| {
+        decoder.checked(node, "`title`", |text| {
+            if text.trim().is_empty() || text.contains(['\n', '\r']) { Err("a title (one line)") } else { Ok(()) }
+        })
+    });
+    Some((name.map(|text| text.value), version.map(|text| text.value), title.map(|text| text.value)))
+}
+
+fn disk(decoder: &mut Decoder<'_>, node: &Node) -> Option<ByteSize> {
+    let fields = decoder.fields(node, "`disk`", &["size"])?;
+    let node = decoder.required(&fields, "size", "`disk`")?;
+    let text = decoder.text(node, "`size`")?;
+    match text.value.parse::<ByteSize>() {
+        Ok(size) if (MIN_DISK..=MAX_DISK).contains(&size) => Some(size),
+        Ok(size) => {
+            let diagnostic = decoder.error(text.span, format!("a disk of {size} cannot be made"));
+            decoder.push(diagnostic.hint(format!("from {MIN_DISK} to {MAX_DISK}")));
+            None
+        }
+        Err(error) => {
+            let diagnostic = decoder.error(text.span, format!("`{}` is not a size", shown(&text.value)));
+            let diagnostic = diagnostic.hint(error.to_string());
+            let digits = text.value.trim_end_matches(|c: char| !c.is_ascii_digit());
+            let meant = text.value.chars().find_map(|c| match c.to_ascii_uppercase() {
+                unit @ ('M' | 'G' | 'T') => Some(unit),
+                _ => None,
+            });
+            decoder.push(match meant {
+                Some(unit) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                    diagnostic.hint(format!("did you mean `{digits}{unit}i`?"))
+                }
+                _ => diagnostic,
+            });
+            None
+        }
+    }
+}
+
+/// A script or a program with its arguments.
+fn command(decoder: &mut Decoder<'_>, node: &Node, what: &str) -> Option<Command> {
+    match &node.kind {
+        Kind::Sequence(items) => {
+            if items.is_empty() {
+                decoder.push(decoder.error(node.span, format!("{what} has no program")));
+                return None;
+            }
+            // Not stopping at the first, so that every word's mistake is told.
+            let words: Vec<_> = items.iter().map(|item| decoder.text(item, "a word of a command")).collect();
+            let words = words.into_iter().map(|word| word.map(|text| text.value)).collect::<Option<Vec<_>>>()?;
+            if words[0].trim().is_empty() {
+                decoder.push(decoder.error(items[0].span, format!("{what} has no program")));
+                return None;
+            }
+            Some(Command::Exec(words))
+        }
+        Kind::Mapping(_) => {
+            let diagnostic = decoder.error(node.span, expected(&format!("{what} is text or a list"), node));
+            decoder.push(diagnostic.hint("put a command with `: ` in quotes, or write it below `|`"));
+            None
+        }
+        Kind::Scalar(_) => {
+            let text = decoder.text(node, what)?;
+            if text.value.trim().is_empty() {
+                decoder.push(decoder.error(text.span, format!("{what} is empty")));
+                return None;
+            }
+            Some(Command::Shell(text.value))
+        }
+    }
+}
+
+fn commands(decoder: &mut Decoder<'_>, node: &Node) -> Vec<Command> {
+    let items = decoder.list(node, "`runcmd`").unwrap_or_default();
+    items.iter().filter_map(|item| command(decoder, item, "a command")).collect()
+}
+
+fn secrets(decoder: &mut Decoder<'_>, node: &Node) -> Vec<String> {
+    let items = decoder.list(node, "`build_secrets`").unwrap_or_default();
+    if !items.is_empty() {
+        decoder.feature(Feature::BuildSecrets, node.span);
+    }
+    let mut seen = Vec::new();
+    for item in items {
+        if let Some(name) = decoder.checked(item, "a name of a secret", rules::file_name) {
+            decoder.unique(&mut seen, &name, "secret");
+        }
+    }
+    seen.into_iter().map(|name| name.value).collect()
+}
+
+fn checks(decoder: &mut Decoder<'_>, node: &Node) -> Vec<Check> {
+    let mut found = Vec::new();
+    let mut seen = Vec::new();
+    for item in decoder.list(node, "`checks`").unwrap_or_default() {
+        let Some(fields) = decoder.fields(item, "a check", &["name", "run", "timeout"]) else { continue };
+        let name = decoder.required(&fields, "name", "a check").and_then(|node| {
+            decoder.checked(node, "`name`", |text| {
+                if text.trim().is_empty() || text.contains(['\n', '\r']) {
+                    Err("a name for a check (one line)")
+                } else {
+                    Ok(())
+                }
+            })
+        });
+        if let Some(name) = &name {
+            decoder.unique(&mut seen, name, "check");
+        }
+        let run = decoder.required(&fields, "run", "a check").and_then(|node| command(decoder, node, "`run`"));
+        let timeout = fields.get("timeout").and_then(|node| decoder.read(node, "`timeout`", rules::duration));
+        if let (Some(name), Some(run)) = (name, run) {
+            found.push(Check { name: name.value, run, timeout });
+        }
+    }
+    found
+}
+
+fn output(decoder: &mut Decoder<'_>, node: &Node) -> Option<Compression> {
+    let fields = decoder.fields(node, "`output`", &["compression"])?;
+    let choices = [Compression::Zstd, Compression::Zlib, Compression::None].map(|choice| (choice.as_str(), choice));
+    fields.get("compression").and_then(|node| decoder.choice(node, "a compression", &choices))
+}
+
+fn timeouts(decoder: &mut Decoder<'_>, node: &Node) -> Timeouts {
+    let mut found = Timeouts::default();
+    let keys = ["packages", "users", "files", "access", "runcmd"];
+    let Some(fields) = decoder.fields(node, "`timeouts`", &keys) else { return found };
+    for (key, _, node) in fields.iter() {
+        let time = decoder.read(node, &format!("`{key}`"), rules::duration);
+        match key {
+            "packages" => found.packages = time,
+            "users" => found.users = time,
+            "files" => found.files = time,
+            "access" => found.access = time,
+            _ => found.runcmd = time,
+        }
+    }
+    found
+}

@@ -1,0 +1,317 @@
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use labwright_core::{Algorithm, Arch, Cancel, Cancelled, Digest, Event, Hasher, ImageFacts, Reporter};
+
+use crate::annotations::{CREATED, FACTS, TITLE, VERSION};
+use crate::document::{
+    ContainerConfig, Descriptor, Document, ImageConfig, Index, Manifest, Platform, RootFs, to_bytes,
+};
+use crate::layout::{Layout, LayoutError, find_tag, set_tag};
+use crate::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST};
+use crate::stored_gzip::StoredGzip;
+use crate::time::rfc3339;
+
+/// Who owns the disk: KubeVirt's launcher runs as this user and group.
+const OWNER: u64 = 107;
+
+/// Readable for the launcher, writable for nobody: KubeVirt writes into an overlay.
+const DIRECTORY_MODE: u32 = 0o555;
+
+/// As for the directory.
+const FILE_MODE: u32 = 0o444;
+
+/// Relative names, because CDI looks for names that begin with `disk`.
+const DIRECTORY: &str = "disk/";
+
+/// Never `info`, a name that CDI's server uses itself.
+const FILE: &str = "disk/disk.img";
+
+/// What a classic tar header can say: eleven octal digits.
+const USTAR_MAX: u64 = (8 << 30) - 1;
+
+/// How much is read at a time, in bytes.
+const BUFFER: usize = 1 << 20;
+
+/// A containerDisk in a layout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// The index: what the tag names.
+    pub index: Descriptor,
+    /// The manifest of this architecture.
+    pub manifest: Descriptor,
+    /// The image config.
+    pub config: Descriptor,
+    /// The layer.
+    pub layer: Descriptor,
+    /// The digest of the layer's tar, before gzip.
+    pub diff_id: Digest,
+    /// The tag in the layout: `NAME:VERSION`.
+    pub tag: String,
+}
+
+/// A disk could not be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// Reading the disk failed; the cause names the path.
+    #[error("the disk cannot be read")]
+    Read(#[source] io::Error),
+    /// The disk is no regular file.
+    #[error("`{path}` is not a regular file")]
+    NotAFile {
+        /// The disk.
+        path: PathBuf,
+    },
+    /// The disk became shorter or longer while it was read.
+    #[error("`{path}` changed while it was packed")]
+    Changed {
+        /// The disk.
+        path: PathBuf,
+    },
+    /// Writing the layer failed.
+    #[error("the layer cannot be written into `{dir}`")]
+    Write {
+        /// The layout.
+        dir: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What the tag names now is no index that could be extended.
+    #[error("`{tag}` cannot be extended by another architecture")]
+    Extend {
+        /// The tag.
+        tag: String,
+        /// What is wrong with it.
+        source: LayoutError,
+    },
+    /// The layout failed.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Stopped on request.
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// Packs a disk as a containerDisk and tags it `NAME:VERSION` of its facts.
+///
+/// Where that tag names an index already, its entry for the same architecture is replaced and the others stay, so
+/// packing for a second architecture extends the image. The digests depend on the disk's bytes, the facts, `created`
+/// (seconds since 1970, default 0) and the other architectures in the index, and on nothing else.
+///
+/// The disk is read once, in order, and never held in memory. `reporter` gets the progress of the task `layer`.
+pub fn pack(
+    layout: &Layout,
+    disk: &Path,
+    facts: &ImageFacts,
+    created: Option<u64>,
+    reporter: &dyn Reporter,
+    cancel: &Cancel,
+) -> Result<Packed, PackError> {
+    let created = created.unwrap_or(0);
+    let guard = layout.begin_write()?;
+    let (layer, diff_id) = write_layer(layout, disk, created, reporter, cancel)?;
+    let config = layout.add_bytes(OCI_CONFIG, &to_bytes(&image_config(facts, created, &diff_id)))?;
+    let manifest_document = Manifest {
+        annotations: annotations(facts, created),
+        artifact_type: None,
+        config: config.clone(),
+        layers: vec![layer.clone()],
+        media_type: Some(OCI_MANIFEST.to_owned()),
+        schema_version: 2,
+        subject: None,
+    };
+    let manifest = layout.add_bytes(OCI_MANIFEST, &to_bytes(&manifest_document))?;
+    let tag = format!("{}:{}", facts.name, facts.version);
+    // Two processes that pack two architectures at once must not lose one: read, extend and write under the lock.
+    let index = layout.update_index(|table| {
+        let old = find_tag(table, &tag).cloned();
+        let index = extended_index(layout, old.as_ref(), &manifest, facts.arch)
+            .map_err(|source| PackError::Extend { tag: tag.clone(), source })?;
+        let descriptor = layout.add_bytes(OCI_INDEX, &to_bytes(&index))?;
+        set_tag(table, &tag, &descriptor);
+        Ok::<_, PackError>(descriptor)
+    })??;
+    guard.close();
+    Ok(Packed { index, manifest, config, layer, diff_id, tag })
+}
+
+/// The index under `old` with the manifest of one architecture added or replaced, in a fixed order.
+fn extended_index(
+    layout: &Layout,
+    old: Option<&Descriptor>,
+    manifest: &Descriptor,
+    arch: Arch,
+) -> Result<Index, LayoutError> {
+    let platform = Platform::linux(arch);
+    let mut entries = match old.map(|old| layout.document(old)).transpose()? {
+        Some(Document::Index(index)) => index.manifests,
+        // A tag set by another tool can name a single manifest; the new image takes its place.
+        Some(Document::Manifest(_)) | None => Vec::new(),
+    };
+    entries.retain(|entry| entry.platform.as_ref() != Some(&platform));
+    entries.push(Descriptor { platform: Some(platform), ..manifest.clone() });
+    entries.sort_by(|a, b| {
+        let key = |entry: &Descriptor| entry.platform.as_ref().map(|platform| platform.architecture.clone());
+        key(a).cmp(&key(b))
+    });
+    Ok(Index::new(entries))
+}
+
+fn annotations(facts: &ImageFacts, created: u64) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (CREATED.to_owned(), rfc3339(created)),
+        (TITLE.to_owned(), facts.title.as_ref().unwrap_or(&facts.name).clone()),
+        (VERSION.to_owned(), facts.version.clone()),
+    ])
+}
+
+fn image_config(facts: &ImageFacts, created: u64, diff_id: &Digest) -> ImageConfig {
+    let mut labels = annotations(facts, created);
+    let json = serde_json::to_string(facts).expect("facts have string keys and no failing parts");
+    labels.insert(FACTS.to_owned(), json);
+    ImageConfig {
+        architecture: facts.arch.as_str().to_owned(),
+        // Nothing runs in it, but `podman create` wants a program to be named.
+        config: ContainerConfig { entrypoint: vec!["no-entrypoint".to_owned()], labels },
+        created: Some(rfc3339(created)),
+        os: "linux".to_owned(),
+        rootfs: RootFs { diff_ids: vec![diff_id.clone()], kind: "layers".to_owned() },
+    }
+}
+
+/// Writes the layer blob in one pass; returns its descriptor and the digest of the tar in it.
+fn write_layer(
+    layout: &Layout,
+    disk: &Path,
+    created: u64,
+    reporter: &dyn Reporter,
+    cancel: &Cancel,
+) -> Result<(Descriptor, Digest), PackError> {
+    let mut source = fs::File::open(disk).map_err(PackError::Read)?;
+    let meta = source.metadata().map_err(PackError::Read)?;
+    if !meta.is_file() {
+        return Err(PackError::NotAFile { path: disk.to_owned() });
+    }
+    let size = meta.len();
+    let write = |source| PackError::Write { dir: layout.dir().to_owned(), source };
+    let changed = || PackError::Changed { path: disk.to_owned() };
+
+    let blob = io::BufWriter::with_capacity(BUFFER, layout.blob_writer(Algorithm::Sha256)?);
+    let mut tar = Tee { inner: StoredGzip::new(blob).map_err(write)?, hasher: Hasher::new(Algorithm::Sha256) };
+    tar.write_all(&tar_head(size, created)).map_err(write)?;
+    let mut buffer = vec![0; BUFFER];
+    let mut done = 0;
+    while done < size {
+        cancel.check()?;
+        let count = source.read(&mut buffer).map_err(PackError::Read)?;
+        if count == 0 {
+            return Err(changed());
+        }
+        done += count as u64;
+        if done > size {
+            return Err(changed());
+        }
+        tar.write_all(&buffer[..count]).map_err(write)?;
+        reporter.event(Event::Progress { task: "layer".to_owned(), done, total: Some(size) });
+    }
+    if source.read(&mut buffer[..1]).map_err(PackError::Read)? != 0 {
+        return Err(changed());
+    }
+    let padding = usize::try_from(size.next_multiple_of(512) - size).expect("less than 512");
+    tar.write_all(&vec![0; padding + 1024]).map_err(write)?;
+
+    let diff_id = tar.hasher.finish();
+    let blob = tar.inner.finish().map_err(write)?.into_inner().map_err(|error| write(error.into_error()))?;
+    Ok((blob.commit(OCI_LAYER_GZIP, None)?, diff_id))
+}
+
+/// Everything of the tar before the disk's bytes: the directory and the header of the file.
+fn tar_head(size: u64, mtime: u64) -> Vec<u8> {
+    let header = |kind: tar::EntryType, path: &str, mode: u32, size: u64| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_mode(mode);
+        header.set_uid(OWNER);
+        header.set_gid(OWNER);
+        header.set_mtime(mtime);
+        header.set_size(size);
+        header.set_cksum();
+        header.as_bytes().to_vec()
+    };
+    let mut head = header(tar::EntryType::Directory, DIRECTORY, DIRECTORY_MODE, 0);
+    if size > USTAR_MAX {
+        let record = pax_record("size", &size.to_string());
+        head.extend(header(tar::EntryType::XHeader, "PaxHeaders.0/disk.img", FILE_MODE, record.len() as u64));
+        head.extend_from_slice(record.as_bytes());
+        head.resize(head.len().next_multiple_of(512), 0);
+        // The true size is in the record before; old readers would take a wrong one from a GNU size field.
+        head.extend(header(tar::EntryType::Regular, FILE, FILE_MODE, 0));
+    } else {
+        head.extend(header(tar::EntryType::Regular, FILE, FILE_MODE, size));
+    }
+    head
+}
+
+/// `LENGTH KEY=VALUE\n`, where the length counts itself.
+fn pax_record(key: &str, value: &str) -> String {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while rest + length.to_string().len() != length {
+        length += 1;
+    }
+    format!("{length} {key}={value}\n")
+}
+
+/// Hashes what passes through.
+#[derive(Debug)]
+struct Tee<W> {
+    inner: W,
+    hasher: Hasher,
+}
+
+impl<W: Write> Write for Tee<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_over_8_gib_has_its_size_in_a_pax_record() {
+        let size = USTAR_MAX + 1;
+        let mut bytes = tar_head(size, 7);
+        assert_eq!(bytes.len(), 4 * 512);
+        // The reader takes the size from the record; there is no need for the eight gigabytes behind it.
+        bytes.extend_from_slice(&[0; 512]);
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let entries: Vec<_> = archive
+            .entries()
+            .unwrap()
+            .take(2)
+            .map(|entry| {
+                let entry = entry.unwrap();
+                (entry.path().unwrap().display().to_string(), entry.size(), entry.header().mtime().unwrap())
+            })
+            .collect();
+        assert_eq!(entries, [("disk/".to_owned(), 0, 7), ("disk/disk.img".to_owned(), size, 7)]);
+    }
+
+    #[test]
+    fn a_pax_record_counts_its_own_length() {
+        assert_eq!(pax_record("size", "8589934592"), "19 size=8589934592\n");
+        assert_eq!(pax_record("k", "v"), "6 k=v\n");
+        assert_eq!(pax_record("k", "vvvvv"), "11 k=vvvvv\n");
+    }
+}
