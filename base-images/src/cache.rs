@@ -21,8 +21,9 @@ const LOCK_POLL: Duration = Duration::from_millis(100);
 /// The directory that holds finished base disks.
 ///
 /// `disks/` has each disk under its digest, with a record of what it is; `names/` says which digest a name means;
-/// `partial/` has downloads that a later run can resume; `work/` has unfinished things, which are swept when their maker is gone; `locks/` has lock files. A disk counts
-/// only if its record is there, which is written last, and if it has the length that the record gives.
+/// `partial/` has downloads that a later run can resume; `work/` has unfinished things, which are swept when their
+/// maker is gone; `locks/` has lock files. A disk counts only if its record is there, which is written last, and if
+/// it has the length that the record gives.
 #[derive(Debug, Clone)]
 pub struct Cache {
     dir: PathBuf,
@@ -48,7 +49,7 @@ pub enum CacheError {
 
 /// Where a disk came from and when its source was made: kept with the disk, for people and for `base ls`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", tag = "kind", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "kind", deny_unknown_fields)]
 pub enum Origin {
     /// Made from a distribution's packages.
     Bootstrap {
@@ -324,4 +325,93 @@ fn has_mounts(dir: &Path) -> io::Result<bool> {
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
     fs::File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use labwright_core::Quiet;
+
+    use super::*;
+
+    fn record(bytes: &[u8]) -> Record {
+        let size = ByteSize::from_bytes(bytes.len() as u64);
+        let origin = Origin::Url { url: "https://vendor.example/disk".to_owned() };
+        Record::new("test".to_owned(), Digest::sha256(bytes), DiskFormat::Raw, size, size.bytes(), origin)
+    }
+
+    fn store(cache: &Cache, bytes: &[u8]) -> Base {
+        let work = cache.work_dir().unwrap();
+        let disk = work.path().join("disk");
+        fs::write(&disk, bytes).unwrap();
+        cache.store(&disk, &record(bytes)).unwrap()
+    }
+
+    #[test]
+    fn a_stored_disk_is_found_by_digest_and_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let base = store(&cache, b"disk");
+        cache.set_name("key", &base.digest).unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        assert_eq!(cache.find(&base.digest), Some(base.clone()));
+        assert_eq!(cache.find_name("key"), Some(base.clone()));
+        assert_eq!(cache.find_name("other"), None);
+        cache.forget_name("key").unwrap();
+        cache.forget_name("key").unwrap();
+        assert_eq!(cache.find_name("key"), None);
+        assert_eq!(fs::read(base.path).unwrap(), b"disk");
+    }
+
+    #[test]
+    fn half_made_disks_are_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let base = store(&cache, b"disk");
+        let record_path = cache.record_path(&base.digest);
+        let whole = fs::read_to_string(&record_path).unwrap();
+        for broken in [&whole[..whole.len() / 2], &whole.replace("\"version\": 1", "\"version\": 2"), ""] {
+            fs::write(&record_path, broken).unwrap();
+            assert_eq!(cache.find(&base.digest), None, "{broken}");
+            assert_eq!(cache.list().unwrap(), [], "{broken}");
+        }
+        fs::write(&record_path, &whole).unwrap();
+        assert_eq!(cache.find(&base.digest), Some(base.clone()));
+        fs::remove_file(&base.path).unwrap();
+        assert_eq!(cache.find(&base.digest), None);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_swept_and_what_is_in_use_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let used = cache.work_dir().unwrap();
+        let left = dir.path().join("work/work-left");
+        fs::create_dir_all(left.join("root/etc")).unwrap();
+        fs::write(left.join(".lock"), "").unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        assert!(!left.exists());
+        assert!(used.path().exists());
+        let path = used.path().to_owned();
+        used.close().unwrap();
+        assert!(!path.exists());
+        drop(cache);
+    }
+
+    #[test]
+    fn a_taken_lock_is_waited_for_until_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let held = cache.lock("key", &Quiet, &Cancel::new()).unwrap();
+        let cancel = Cancel::new();
+        let stop = cancel.clone();
+        let stopper = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(150));
+            stop.cancel();
+        });
+        let error = cache.lock("key", &Quiet, &cancel).unwrap_err();
+        assert!(matches!(error, CacheError::Cancelled(_)), "{error:?}");
+        stopper.join().unwrap();
+        drop(held);
+        cache.lock("key", &Quiet, &Cancel::new()).unwrap();
+    }
 }

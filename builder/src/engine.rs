@@ -334,6 +334,7 @@ impl Run<'_> {
         if step.network {
             request.dns = crate::dns::servers();
             request.environment.clone_from(&self.options.environment);
+            request.apt_options = crate::apt::host_options(self.cancel);
         }
         if step.kind == StepKind::Packages {
             // Packages that were fetched once need not be fetched again; apt checks their digests.

@@ -20,6 +20,7 @@
 //! # }
 //! ```
 
+mod apt;
 mod chroot;
 mod dns;
 mod engine;

@@ -209,6 +209,7 @@ pub struct RootFs {
 
 /// Any document that lists others.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "there are few of them, and most are manifests")]
 pub enum Document {
     /// A list of manifests.
     Index(Index),

@@ -87,18 +87,19 @@ fn the_arrows_are_those_of_the_architecture() {
     }
 }
 
+/// Walks down all arrows from a crate.
+fn visit(name: &'static str, above: &mut Vec<&'static str>) {
+    assert!(!above.contains(&name), "a circle: {above:?} → {name}");
+    above.push(name);
+    for to in ARROWS.iter().find(|(from, _)| *from == name).expect("every crate is listed").1 {
+        visit(to, above);
+    }
+    above.pop();
+}
+
 #[test]
 fn every_arrow_goes_down() {
-    let mut above = Vec::new();
-    fn visit(name: &'static str, above: &mut Vec<&'static str>) {
-        assert!(!above.contains(&name), "a circle: {above:?} → {name}");
-        above.push(name);
-        for to in ARROWS.iter().find(|(from, _)| *from == name).expect("every crate is listed").1 {
-            visit(to, above);
-        }
-        above.pop();
-    }
-    visit("labwright", &mut above);
+    visit("labwright", &mut Vec::new());
 }
 
 #[test]
@@ -157,6 +158,6 @@ fn every_crate_says_what_it_never_does() {
         }
         let text = fs_err::read_to_string(&lib).unwrap();
         let head: String = text.lines().take_while(|line| line.starts_with("//!")).collect();
-        assert!(head.contains("never"), "{lib} does not say what the crate never does");
+        assert!(head.contains(" never ") || head.contains(" no "), "{lib} does not say what the crate never does");
     }
 }

@@ -9,6 +9,9 @@ use labwright_host::{Invocation, Tool};
 
 use super::BootstrapError;
 
+/// The version of what [`make_disk`] makes of a root; raised with every change, so that older disks are made anew.
+pub(super) const LAYOUT: u32 = 1;
+
 const SECTOR: u64 = 512;
 
 /// The size of the disk, as the vendor's: a build grows it.

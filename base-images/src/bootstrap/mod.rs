@@ -129,7 +129,7 @@ impl Bootstrap {
     /// What the cache calls the result. Another version of this program with other packages or another finish makes
     /// its own.
     fn key(self) -> String {
-        let recipe = format!("{PREPARE}\n{FINISH}\n{}\n{}", include_str!("image.rs"), self.packages().join(","));
+        let recipe = format!("{PREPARE}\n{FINISH}\n{}\n{}", image::LAYOUT, self.packages().join(","));
         format!("bootstrap-debian-{}-{}-{}", self.suite, self.arch, Digest::sha256(recipe.as_bytes()).short())
     }
 

@@ -179,7 +179,7 @@ async fn attempt(
     }
     let mut response = match unless_cancelled(cancel, request.send()).await? {
         Ok(response) => response,
-        Err(error) => return Ok(Attempt::Again(Failure::Network(error), None)),
+        Err(error) => return Ok(Attempt::Again(Failure::Network(error.without_url()), None)),
     };
     let status = response.status();
     let start = match (status, begun) {
@@ -229,7 +229,7 @@ async fn attempt(
     };
     file.flush().await.map_err(file_error)?;
     if let Some(error) = failure {
-        return Ok(Attempt::Again(Failure::Network(error), None));
+        return Ok(Attempt::Again(Failure::Network(error.without_url()), None));
     }
     reporter.event(Event::Progress { task, done, total });
     Ok(Attempt::Whole)
@@ -281,7 +281,7 @@ async fn small_once(
     let request = fetcher.client.get(url.clone()).header(header::ACCEPT_ENCODING, "identity").send();
     let mut response = match unless_cancelled(cancel, request).await? {
         Ok(response) => response,
-        Err(error) => return Ok(Err(Failure::Network(error))),
+        Err(error) => return Ok(Err(Failure::Network(error.without_url()))),
     };
     let status = response.status();
     if may_pass(status) {
@@ -296,7 +296,7 @@ async fn small_once(
         match unless_cancelled(cancel, response.chunk()).await? {
             Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
             Ok(None) => return Ok(Ok((bytes, date))),
-            Err(error) => return Ok(Err(Failure::Network(error))),
+            Err(error) => return Ok(Err(Failure::Network(error.without_url()))),
         }
         if bytes.len() as u64 > limit.bytes() {
             return Err(DownloadError::TooLong { url: url.to_string(), limit });

@@ -43,13 +43,15 @@ pub enum Tool {
     Btrfs,
     /// Unpacks archives.
     Tar,
+    /// Tells how apt is configured.
+    AptConfig,
     /// Starts a program in namespaces of its own.
     Unshare,
 }
 
 impl Tool {
     /// Every tool, in the order in which `doctor` lists them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::QemuImg,
         Self::QemuStorageDaemon,
         Self::QemuSystemX86,
@@ -69,6 +71,7 @@ impl Tool {
         Self::XfsGrowfs,
         Self::Btrfs,
         Self::Tar,
+        Self::AptConfig,
         Self::Unshare,
     ];
 
@@ -94,6 +97,7 @@ impl Tool {
             Self::XfsGrowfs => "xfs_growfs",
             Self::Btrfs => "btrfs",
             Self::Tar => "tar",
+            Self::AptConfig => "apt-config",
             Self::Unshare => "unshare",
         }
     }
@@ -116,6 +120,7 @@ impl Tool {
             Self::XfsGrowfs => "xfsprogs",
             Self::Btrfs => "btrfs-progs",
             Self::Tar => "tar",
+            Self::AptConfig => "apt",
         }
     }
 

@@ -77,7 +77,7 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
         disk_cache::copy(&artifact.disk, output)?;
         context.ui.note(format!("wrote {}", output.display()));
     }
-    disk_cache::keep(&artifact.disk, &packed.layer, context.settings)?;
+    disk_cache::keep(&artifact.disk, &packed.manifest.digest, context.settings)?;
     report(artifact, &packed, context)
 }
 

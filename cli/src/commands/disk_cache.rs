@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use labwright_core::Arch;
-use labwright_registry::{Descriptor, container_disk};
+use labwright_core::Digest;
+use labwright_registry::{ExtractLimits, Images};
 
 use super::build::parent;
 use super::image::Found;
@@ -14,14 +14,14 @@ use crate::commands::Context;
 use crate::error::{CommandError, Kind};
 use crate::settings::Settings;
 
-/// Where the disk in a layer is kept.
-pub(super) fn path(layer: &Descriptor, settings: &Settings) -> PathBuf {
-    settings.disks().join(format!("{}.qcow2", layer.digest.hex()))
+/// Where the disk of the image with this manifest is kept.
+pub(super) fn path(manifest: &Digest, settings: &Settings) -> PathBuf {
+    settings.disks().join(format!("{}.qcow2", manifest.hex()))
 }
 
-/// Keeps a disk that was just packed into `layer`, by moving it.
-pub(super) fn keep(disk: &Path, layer: &Descriptor, settings: &Settings) -> Result<(), CommandError> {
-    let target = path(layer, settings);
+/// Keeps a disk that was just packed into an image, by moving it.
+pub(super) fn keep(disk: &Path, manifest: &Digest, settings: &Settings) -> Result<(), CommandError> {
+    let target = path(manifest, settings);
     let fail = |source: io::Error| CommandError::new(Kind::Host, source).context("could not keep the disk");
     fs_err::create_dir_all(settings.disks()).map_err(fail)?;
     // Its bytes must be on the disk before the name is: a name here is believed.
@@ -45,12 +45,16 @@ pub(super) fn copy(disk: &Path, target: &Path) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// The disk of an image as a file: the one that was kept when it was built.
-pub(super) fn get(found: &Found, arch: Arch, context: &Context<'_>) -> Result<PathBuf, CommandError> {
-    let layer = container_disk::layer(&found.layout, &found.image, Some(arch))?;
-    let kept = path(&layer, context.settings);
+/// The disk of an image as a file: kept from its build or an earlier run, else taken out of the image now.
+pub(super) fn get(found: &Found, images: &Images, context: &Context<'_>) -> Result<PathBuf, CommandError> {
+    let kept = path(&found.platform.manifest, context.settings);
     if kept.exists() {
         return Ok(kept);
     }
-    todo!()
+    fs_err::create_dir_all(context.settings.disks()).map_err(|source| CommandError::new(Kind::Host, source))?;
+    let reporter = context.ui.shared_reporter();
+    let limits = ExtractLimits::default();
+    let extract = images.extract_disk(&found.reference, Some(found.arch), &kept, &limits, &reporter, context.cancel);
+    context.runtime.block_on(extract)?;
+    Ok(kept)
 }

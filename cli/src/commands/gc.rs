@@ -15,7 +15,7 @@ use crate::commands::Context;
 use crate::error::{CommandError, Kind};
 
 /// Blobs that other tools may be adding right now stay so long.
-const GRACE: Duration = Duration::from_secs(60 * 60);
+const GRACE: Duration = Duration::from_hours(1);
 
 /// What was removed. Fields are only ever added.
 #[derive(Debug, Default, Serialize)]
@@ -61,7 +61,7 @@ pub(super) fn run(args: &Gc, context: &Context<'_>) -> Result<(), CommandError> 
         let freed = store.gc(GRACE)?;
         answer.blobs = freed.blobs;
         answer.freed += freed.bytes;
-        remove_disks(&settings.disks(), &layers(&store)?, &mut answer).map_err(io_failed)?;
+        remove_disks(&settings.disks(), &manifests(&store)?, &mut answer).map_err(io_failed)?;
     }
     context.ui.result(&answer, || text(&answer))
 }
@@ -85,29 +85,27 @@ fn remove_images(names: &[String], context: &Context<'_>, answer: &mut Answer) -
     Ok(())
 }
 
-/// The hexadecimal digests of all layers that the store's tags reach.
-fn layers(store: &Layout) -> Result<BTreeSet<String>, CommandError> {
+/// The hexadecimal digests of all manifests that the store's tags reach.
+fn manifests(store: &Layout) -> Result<BTreeSet<String>, CommandError> {
     let mut open: Vec<Descriptor> = store.tags()?.into_iter().map(|(_, image)| image).collect();
-    let mut layers = BTreeSet::new();
+    let mut manifests = BTreeSet::new();
     while let Some(next) = open.pop() {
         match store.document(&next)? {
             Document::Index(index) => open.extend(index.manifests),
-            Document::Manifest(manifest) => {
-                layers.extend(manifest.layers.iter().map(|layer| layer.digest.hex().to_owned()));
-            }
+            Document::Manifest(_) => drop(manifests.insert(next.digest.hex().to_owned())),
         }
     }
-    Ok(layers)
+    Ok(manifests)
 }
 
-/// Removes unpacked disks whose layer is in no image any more.
-fn remove_disks(dir: &Path, layers: &BTreeSet<String>, answer: &mut Answer) -> std::io::Result<()> {
+/// Removes unpacked disks whose image is not in the store any more.
+fn remove_disks(dir: &Path, manifests: &BTreeSet<String>, answer: &mut Answer) -> std::io::Result<()> {
     if !dir.exists() {
         return Ok(());
     }
     for entry in fs_err::read_dir(dir)? {
         let path = entry?.path();
-        let known = path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| layers.contains(stem));
+        let known = path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| manifests.contains(stem));
         if !known && path.is_file() {
             answer.freed += fs_err::metadata(&path)?.len();
             // A machine that runs from it keeps it open until it ends.

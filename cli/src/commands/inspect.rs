@@ -1,20 +1,11 @@
-use labwright_core::{ImageFacts, ImageRef};
-use labwright_registry::{Layout, container_disk};
+use labwright_core::{ByteSize, ImageFacts, ImageRef};
+use labwright_registry::{Inspection, Layout, PlatformInspection};
 use serde::Serialize;
 
 use super::image;
 use crate::args::Inspect;
 use crate::commands::Context;
-use crate::error::CommandError;
-
-/// An image, for scripts. Fields are only ever added.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Answer {
-    image: String,
-    digest: String,
-    facts: ImageFacts,
-}
+use crate::error::{CommandError, Kind};
 
 /// A line of the list of images.
 #[derive(Debug, Serialize)]
@@ -33,41 +24,54 @@ pub(super) fn run(args: &Inspect, context: &Context<'_>) -> Result<(), CommandEr
 }
 
 fn one(reference: &ImageRef, context: &Context<'_>) -> Result<(), CommandError> {
-    let found = image::find(reference, context)?;
-    let facts = container_disk::facts(&found.layout, &found.image, None)?;
-    let answer = Answer { image: found.name, digest: found.image.digest.to_string(), facts };
-    context.ui.result(&answer, || text(&answer))
+    let images = image::images(context, Vec::new())?;
+    if let ImageRef::Local { .. } = reference
+        && !context.settings.store().exists()
+    {
+        let text = format!("there is no image `{reference}`: nothing was built yet");
+        return Err(CommandError::sentence(Kind::Input, text).hint("`labwright build` makes images"));
+    }
+    let inspection = context.runtime.block_on(images.inspect(reference, context.cancel))?;
+    context.ui.result(&inspection, || text(&inspection))
 }
 
-fn text(answer: &Answer) -> String {
-    let facts = &answer.facts;
-    let mut lines = vec![
-        format!("image:     {}", answer.image),
-        format!("digest:    {}", answer.digest),
-        format!("name:      {} {}", facts.name, facts.version),
-    ];
+fn text(inspection: &Inspection) -> String {
+    let mut lines = vec![format!("image:     {}", inspection.image), format!("digest:    {}", inspection.digest)];
+    for platform in &inspection.platforms {
+        lines.push(String::new());
+        lines.extend(platform_text(platform));
+    }
+    lines.join("\n")
+}
+
+fn platform_text(platform: &PlatformInspection) -> Vec<String> {
+    let size = ByteSize::from_bytes(platform.size).human();
+    let mut lines =
+        vec![format!("{}/{}, {size} to transfer, {}", platform.os, platform.architecture, platform.manifest)];
+    match &platform.facts {
+        Some(facts) => lines.extend(facts_text(facts)),
+        None => lines.push("made by another program than labwright".to_owned()),
+    }
+    lines
+}
+
+fn facts_text(facts: &ImageFacts) -> Vec<String> {
+    let mut lines = vec![format!("name:      {} {}", facts.name, facts.version)];
     lines.extend(facts.title.iter().map(|title| format!("title:     {title}")));
-    lines.push(format!("machine:   {}, disk of {}", facts.arch, facts.virtual_size.human()));
+    lines.push(format!("disk:      {}", facts.virtual_size.human()));
     lines.push(format!("base:      {} ({})", facts.base, facts.base_digest));
     lines.push(format!("recipe:    {}", facts.recipe_digest));
     lines.push(format!("built by:  labwright {}", facts.tool_version));
     for access in &facts.access {
         let user = access.user.as_ref().map_or_else(String::new, |user| format!(" as {user}"));
-        lines.push(format!(
-            "access:    {} ({}) at port {}{}{user}",
-            access.name,
-            access.kind.as_str(),
-            access.port,
-            access.path
-        ));
+        let kind = access.kind.as_str();
+        lines.push(format!("access:    {} ({kind}) at port {}{}{user}", access.name, access.port, access.path));
     }
     for package in &facts.extra_packages {
-        lines.push(format!(
-            "extra:     {} {} from {} ({})",
-            package.name, package.version, package.source, package.digest
-        ));
+        let version = if package.version.is_empty() { String::new() } else { format!(" {}", package.version) };
+        lines.push(format!("extra:     {}{version} from {} ({})", package.name, package.source, package.digest));
     }
-    lines.join("\n")
+    lines
 }
 
 fn list(context: &Context<'_>) -> Result<(), CommandError> {

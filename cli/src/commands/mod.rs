@@ -11,6 +11,7 @@ mod image;
 mod inspect;
 mod machine_dir;
 mod new;
+mod push;
 mod recipe_file;
 mod run;
 mod schema;
@@ -44,7 +45,7 @@ pub fn dispatch(command: Command, context: &Context<'_>) -> Result<(), CommandEr
         Command::Check(args) => check::run(&args, context),
         Command::Build(args) => build::run(&args, context),
         Command::Run(args) => run::run(&args, context),
-        Command::Push(args) => Err(CommandError::sentence(crate::error::Kind::Bug, format!("push {args:?}"))),
+        Command::Push(args) => push::run(&args, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Gc(args) => gc::run(&args, context),
         Command::Doctor(_) => doctor::run(context),

@@ -5,10 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use labwright_cloud_init::{Credential, FrontDoor, Seed, SessionConfig, meta_data, user_data};
-use labwright_core::{AccessKind, Event, ImageFacts, ImageRef};
+use labwright_core::{AccessFact, AccessKind, Arch, Event, ImageRef};
 use labwright_disk::chain::{Backing, create_overlay};
 use labwright_disk::inspect::{DiskInfo, Format as FileFormat, Limits, inspect};
-use labwright_registry::container_disk;
 use labwright_vm::{
     Accelerator, Cache, DiskFormat, Drive, Firmware, Forward, HowItEnded, Machine, RunningMachine, free_port, probe,
 };
@@ -17,6 +16,7 @@ use rand::distr::Alphanumeric;
 use serde::Serialize;
 use serde_json::json;
 
+use super::image::Found;
 use super::machine_dir::MachineDir;
 use super::{disk_cache, image, recipe_file};
 use crate::args::Run;
@@ -29,6 +29,34 @@ const PASSWORD_LENGTH: usize = 24;
 const POWERDOWN: Duration = Duration::from_secs(90);
 /// The port of SSH in the guest.
 const SSH_PORT: u16 = 22;
+
+/// What the image says about itself, as far as it does: images of other makers run too, without a front door.
+#[derive(Debug)]
+struct Guest {
+    name: String,
+    arch: Arch,
+    access: Vec<AccessFact>,
+    front_door: Option<u16>,
+}
+
+impl Guest {
+    fn new(found: &Found) -> Self {
+        match &found.platform.facts {
+            Some(facts) => Self {
+                name: facts.name.clone(),
+                arch: found.arch,
+                access: facts.access.clone(),
+                front_door: facts.front_door,
+            },
+            None => Self { name: "lab".to_owned(), arch: found.arch, access: Vec::new(), front_door: None },
+        }
+    }
+
+    /// The learner's account.
+    fn user(&self) -> Option<&str> {
+        self.access.iter().find_map(|access| access.user.as_deref())
+    }
+}
 
 /// What a user or a script needs to get in. Fields are only ever added.
 #[derive(Debug, Serialize)]
@@ -61,13 +89,14 @@ struct Way {
 /// Boots an image, says how to get in, and waits until it ends or Ctrl-C ends it.
 pub(super) fn run(args: &Run, context: &Context<'_>) -> Result<(), CommandError> {
     let reference = reference(&args.image)?;
-    let found = image::find(&reference, context)?;
-    let facts = container_disk::facts(&found.layout, &found.image, None)?;
-    let disk = disk_cache::get(&found, facts.arch, context)?;
+    let images = image::images(context, Vec::new())?;
+    let found = image::find(&reference, &images, context)?;
+    let guest = Guest::new(&found);
+    let disk = disk_cache::get(&found, &images, context)?;
     let info = inspect(&disk, &Limits::default())?;
 
     fs_err::create_dir_all(&context.settings.home).map_err(files_failed)?;
-    let probe = probe(facts.arch, &context.settings.kvm_probe(), context.cancel)?;
+    let probe = probe(guest.arch, &context.settings.kvm_probe(), context.cancel)?;
     if probe.accelerator == Accelerator::Tcg {
         context.ui.note(format!(
             "KVM is not used: {}; the machine is emulated, which takes about ten times as long",
@@ -76,10 +105,10 @@ pub(super) fn run(args: &Run, context: &Context<'_>) -> Result<(), CommandError>
     }
 
     let dir = MachineDir::create(&context.settings.machines()).map_err(files_failed)?;
-    let credential = facts.front_door.map(|_| new_credential(&facts)).transpose()?;
-    let ports = Ports::choose(args, &facts).map_err(files_failed)?;
-    let session = session(args, &facts, credential.as_ref())?;
-    let machine = machine(args, &facts, &disk, info, probe.accelerator, &session, &ports, &dir, context)?;
+    let credential = guest.front_door.map(|_| new_credential(&guest)).transpose()?;
+    let ports = Ports::choose(args, &guest).map_err(files_failed)?;
+    let session = session(args, &guest, credential.as_ref())?;
+    let machine = machine(args, &guest, &disk, info, probe.accelerator, &session, &ports, &dir, context)?;
 
     let begin = format!("boot {}", found.name);
     context.ui.reporter().event(Event::Started { step: begin.clone() });
@@ -93,7 +122,7 @@ pub(super) fn run(args: &Run, context: &Context<'_>) -> Result<(), CommandError>
     let outcome = boot.map_or_else(String::new, |boot| format!("ready after {:.1} s", boot.as_secs_f64()));
     context.ui.reporter().event(Event::Finished { step: begin, outcome });
 
-    let answer = answer(found.name, &facts, probe.accelerator, boot, credential.as_ref(), &ports);
+    let answer = answer(found.name, &guest, probe.accelerator, boot, credential.as_ref(), &ports);
     context.ui.result(&answer, || text(&answer))?;
     if !args.exit_when_ready {
         context.ui.note("Ctrl-C powers the machine down");
@@ -119,7 +148,9 @@ fn files_failed(source: std::io::Error) -> CommandError {
 /// The image that is meant: text with a slash that is there is a recipe's path, all else a reference.
 fn reference(text: &str) -> Result<ImageRef, CommandError> {
     let path = Path::new(text);
-    let is_path = matches!(text, "." | "..") || text.ends_with(".yaml") || (text.contains('/') && path.exists());
+    let is_path = matches!(text, "." | "..")
+        || path.extension().is_some_and(|extension| extension == "yaml")
+        || (text.contains('/') && path.exists());
     if !is_path {
         return text.parse().map_err(|source| {
             CommandError::new(Kind::Usage, source)
@@ -131,8 +162,8 @@ fn reference(text: &str) -> Result<ImageRef, CommandError> {
 }
 
 /// A credential for this run: the name is the first terminal's user.
-fn new_credential(facts: &ImageFacts) -> Result<Credential, CommandError> {
-    let user = facts.access.iter().find_map(|access| access.user.as_deref()).unwrap_or("lab");
+fn new_credential(guest: &Guest) -> Result<Credential, CommandError> {
+    let user = guest.user().unwrap_or("lab");
     let password: String = rand::rng().sample_iter(&Alphanumeric).take(PASSWORD_LENGTH).map(char::from).collect();
     Credential::new(user, password).map_err(|source| {
         CommandError::new(Kind::Input, source).context(format!("`{user}` cannot be the name of a credential"))
@@ -150,14 +181,14 @@ struct Ports {
 }
 
 impl Ports {
-    fn choose(args: &Run, facts: &ImageFacts) -> std::io::Result<Self> {
+    fn choose(args: &Run, guest: &Guest) -> std::io::Result<Self> {
         let free = |guest_port| Ok::<_, std::io::Error>(Forward { host_port: free_port()?, guest_port });
-        let front_door = match (facts.front_door, args.port) {
+        let front_door = match (guest.front_door, args.port) {
             (Some(guest_port), Some(host_port)) => Some(Forward { host_port, guest_port }),
             (Some(guest_port), None) => Some(free(guest_port)?),
             (None, _) => None,
         };
-        let own = facts.access.iter().filter(|access| access.kind == AccessKind::Http);
+        let own = guest.access.iter().filter(|access| access.kind == AccessKind::Http);
         let mut http = own.map(|access| free(access.port)).collect::<Result<Vec<_>, _>>()?;
         if let (None, Some(port), Some(first)) = (front_door, args.port, http.first_mut()) {
             first.host_port = port;
@@ -177,9 +208,9 @@ impl Ports {
 }
 
 /// What the guest is told at boot.
-fn session(args: &Run, facts: &ImageFacts, credential: Option<&Credential>) -> Result<SessionConfig, CommandError> {
+fn session(args: &Run, guest: &Guest, credential: Option<&Credential>) -> Result<SessionConfig, CommandError> {
     let mut session = SessionConfig {
-        hostname: Some(facts.name.clone()),
+        hostname: Some(guest.name.clone()),
         credential: credential.cloned(),
         ..SessionConfig::default()
     };
@@ -195,7 +226,7 @@ fn session(args: &Run, facts: &ImageFacts, credential: Option<&Credential>) -> R
             return Err(CommandError::sentence(Kind::Usage, format!("{} is not a public SSH key", file.display()))
                 .hint("the public key is the file that ends with .pub"));
         }
-        match facts.access.iter().find_map(|access| access.user.clone()) {
+        match guest.user().map(str::to_owned) {
             Some(user) => session.ssh_authorized_keys = BTreeMap::from([(user, keys)]),
             // An image without a learner has cloud-init's own default user.
             None => drop(session.extra.insert("ssh_authorized_keys".to_owned(), json!(keys))),
@@ -207,7 +238,7 @@ fn session(args: &Run, facts: &ImageFacts, credential: Option<&Credential>) -> R
 #[expect(clippy::too_many_arguments, reason = "one call, which joins what the steps before it found")]
 fn machine(
     args: &Run,
-    facts: &ImageFacts,
+    guest: &Guest,
     disk: &Path,
     info: DiskInfo,
     accelerator: Accelerator,
@@ -230,8 +261,8 @@ fn machine(
     // The directory is private, and so is the credential in the seed.
     fs_err::write(dir.file("seed.img"), seed).map_err(files_failed)?;
 
-    let mut machine = Machine::new(facts.arch, accelerator, dir.file(CONSOLE), dir.file("qmp"));
-    facts.name.clone_into(&mut machine.name);
+    let mut machine = Machine::new(guest.arch, accelerator, dir.file(CONSOLE), dir.file("qmp"));
+    guest.name.clone_into(&mut machine.name);
     machine.cpus = u32::from(args.cpus);
     machine.memory = args.memory;
     let format = match info.format {
@@ -243,9 +274,9 @@ fn machine(
     root.cache = Cache::IgnoreFlushes;
     machine.disks = vec![root, Drive::raw(dir.file("seed.img")).read_only()];
     machine.forwards = ports.all();
-    if args.uefi || facts.arch == labwright_core::Arch::Arm64 {
+    if args.uefi || guest.arch == Arch::Arm64 {
         machine.firmware =
-            Firmware::uefi(facts.arch, &dir.file("vars.fd")).map_err(files_failed)?.ok_or_else(|| {
+            Firmware::uefi(guest.arch, &dir.file("vars.fd")).map_err(files_failed)?.ok_or_else(|| {
                 CommandError::sentence(Kind::Host, "this machine has no UEFI firmware for guests")
                     .hint("apt-get install ovmf (for amd64) or qemu-efi-aarch64 (for arm64)")
             })?;
@@ -279,13 +310,13 @@ fn wait_ready(
 
 fn answer(
     image: String,
-    facts: &ImageFacts,
+    guest: &Guest,
     accelerator: Accelerator,
     boot: Option<Duration>,
     credential: Option<&Credential>,
     ports: &Ports,
 ) -> Answer {
-    let ways = facts.access.iter().filter_map(|access| {
+    let ways = guest.access.iter().filter_map(|access| {
         let port = ports.of(access.port)?;
         let login = match (access.kind, credential) {
             (AccessKind::Terminal | AccessKind::Desktop, Some(credential)) => {
@@ -296,7 +327,7 @@ fn answer(
         let address = format!("http://{login}127.0.0.1:{port}{}", access.path);
         Some(Way { name: access.name.clone(), kind: access.kind, address })
     });
-    let ssh_user = facts.access.iter().find_map(|access| access.user.as_deref());
+    let ssh_user = guest.user();
     Answer {
         image,
         accelerator,
@@ -323,11 +354,9 @@ fn text(answer: &Answer) -> String {
 
 #[cfg(test)]
 mod tests {
-    use labwright_core::{AccessFact, Arch, Digest};
-
     use super::*;
 
-    fn facts() -> ImageFacts {
+    fn guest() -> Guest {
         let access = |name: &str, kind, port, path: &str, user: Option<&str>| AccessFact {
             name: name.to_owned(),
             kind,
@@ -335,23 +364,14 @@ mod tests {
             path: path.to_owned(),
             user: user.map(str::to_owned),
         };
-        ImageFacts {
+        Guest {
             name: "shell".to_owned(),
-            version: "1.0.0".to_owned(),
-            title: None,
             arch: Arch::Amd64,
-            virtual_size: "4Gi".parse().unwrap(),
-            base: "debian".to_owned(),
-            base_digest: Digest::sha256(b"base"),
-            recipe_digest: Digest::sha256(b"recipe"),
-            build_key: Digest::sha256(b"key"),
-            tool_version: "0.1.0".to_owned(),
             access: vec![
                 access("shell", AccessKind::Terminal, 7681, "/shell/", Some("student")),
                 access("site", AccessKind::Http, 8080, "/", None),
             ],
             front_door: Some(7681),
-            extra_packages: Vec::new(),
         }
     }
 
@@ -364,7 +384,7 @@ mod tests {
             ssh: Some(Forward { host_port: 4003, guest_port: 22 }),
         };
         let boot = Some(Duration::from_millis(61_250));
-        let answer = answer("shell:1.0.0".to_owned(), &facts(), Accelerator::Tcg, boot, Some(&credential), &ports);
+        let answer = answer("shell:1.0.0".to_owned(), &guest(), Accelerator::Tcg, boot, Some(&credential), &ports);
         assert_eq!(
             text(&answer),
             "\
@@ -379,7 +399,7 @@ ready after 61.2 s"
 
     #[test]
     fn every_run_has_another_credential() {
-        let (one, two) = (new_credential(&facts()).unwrap(), new_credential(&facts()).unwrap());
+        let (one, two) = (new_credential(&guest()).unwrap(), new_credential(&guest()).unwrap());
         assert_eq!((one.user(), one.password().len()), ("student", PASSWORD_LENGTH));
         assert_ne!(one.password(), two.password());
     }

@@ -1,12 +1,14 @@
 //! What each library's failure means for the user: its kind, and what to do about it.
 
+use std::path::Path;
+
 use labwright_base_images::{BootstrapError, CacheError, FileBaseError};
 use labwright_builder::{BuildError, FailureKind, HomeError, PlanError, SessionError};
 use labwright_core::Cancelled;
 use labwright_disk::inspect::InspectError;
 use labwright_host::ToolError;
-use labwright_registry::LayoutError;
 use labwright_registry::container_disk::{FactsError, PackError};
+use labwright_registry::{ImagesError, LayoutError, RemoteSetupError};
 use labwright_vm::VmError;
 
 use super::{CommandError, Kind, Sentence};
@@ -39,7 +41,7 @@ impl From<CacheError> for CommandError {
     fn from(error: CacheError) -> Self {
         match error {
             CacheError::Cancelled(cancelled) => cancelled.into(),
-            error => Self::new(Kind::Host, error),
+            error @ CacheError::Io { .. } => Self::new(Kind::Host, error),
         }
     }
 }
@@ -89,14 +91,8 @@ impl From<BuildError> for CommandError {
         let text = error.to_string();
         match error {
             BuildError::Cancelled(cancelled) => cancelled.into(),
-            BuildError::Step { log, source, .. } => {
-                let failed = Self::from_session(source, Kind::Step).context(text);
-                failed.hint(format!("everything that was printed is in {}", log.display()))
-            }
-            BuildError::Disk { log, source } => {
-                let failed = Self::from_session(source, Kind::Host).context(text);
-                failed.hint(format!("everything that was printed is in {}", log.display()))
-            }
+            BuildError::Step { log, source, .. } => Self::from_session(source, Kind::Step).of_build(text, &log),
+            BuildError::Disk { log, source } => Self::from_session(source, Kind::Host).of_build(text, &log),
             BuildError::Home(error) => error.into(),
             BuildError::Layers(labwright_builder::LayerError::Cancelled(cancelled)) => cancelled.into(),
             BuildError::Layers(error) => Self::new(Kind::Host, error),
@@ -105,6 +101,11 @@ impl From<BuildError> for CommandError {
 }
 
 impl CommandError {
+    /// The same failure, of a build with a log.
+    fn of_build(self, text: String, log: &Path) -> Self {
+        self.context(text).hint(format!("everything that was printed is in {}", log.display()))
+    }
+
     /// A failure of the build worker; `kind` where the worker does not say.
     fn from_session(error: SessionError, kind: Kind) -> Self {
         match error {
@@ -173,5 +174,24 @@ impl From<VmError> for CommandError {
             }
             error => Self::new(Kind::Host, error),
         }
+    }
+}
+
+impl From<ImagesError> for CommandError {
+    fn from(error: ImagesError) -> Self {
+        match error {
+            ImagesError::Cancelled(cancelled) => cancelled.into(),
+            ImagesError::Layout(error) => error.into(),
+            ImagesError::Facts(error) => error.into(),
+            error @ (ImagesError::NoImage { .. } | ImagesError::Remote(_)) => Self::new(Kind::Remote, error),
+            error @ ImagesError::WorkDir { .. } => Self::new(Kind::Host, error),
+            error => Self::new(Kind::Input, error),
+        }
+    }
+}
+
+impl From<RemoteSetupError> for CommandError {
+    fn from(error: RemoteSetupError) -> Self {
+        Self::new(Kind::Usage, error)
     }
 }

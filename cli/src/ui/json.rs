@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use labwright_core::{Diagnostic, Event, Reporter};
 use serde::Serialize;
 
-use super::Screen;
+use super::{Mistake, Screen, count};
 use crate::error::CommandError;
 
 /// One JSON object a line on stderr, for scripts. The results of a command are on stdout.
@@ -40,6 +40,8 @@ enum Line<'a> {
         message: &'a str,
         causes: &'a [String],
         hints: &'a [String],
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        diagnostics: Vec<Mistake<'a>>,
         exit_code: u8,
     },
 }
@@ -71,9 +73,20 @@ impl Reporter for Json {
 
 impl Screen for Json {
     fn error(&self, error: &CommandError) {
-        let chain = error.chain();
-        let (message, causes) = chain.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
-        self.line(&Line::Error { message, causes, hints: &error.hints, exit_code: error.kind.code() });
+        let (message, causes, mistakes) = if let Some(diagnostics) = error.diagnostics() {
+            (count(diagnostics), Vec::new(), diagnostics.0.iter().map(Mistake::from).collect())
+        } else {
+            let mut chain = error.chain();
+            let causes = chain.split_off(chain.len().min(1));
+            (chain.pop().unwrap_or_default(), causes, Vec::new())
+        };
+        self.line(&Line::Error {
+            message: &message,
+            causes: &causes,
+            hints: &error.hints,
+            diagnostics: mistakes,
+            exit_code: error.kind.code(),
+        });
     }
 
     fn diagnostic(&self, diagnostic: &Diagnostic) {

@@ -4,17 +4,20 @@
 
 mod fancy;
 mod json;
+mod mistake;
 mod plain;
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
-use labwright_core::{Diagnostic, Event, Reporter};
+use labwright_core::{Diagnostic, Diagnostics, Event, Reporter};
 use serde::Serialize;
 
 use crate::args::{Format, Global};
 use crate::env::Env;
 use crate::error::{CommandError, Kind};
+
+pub use mistake::Mistake;
 
 /// A reporter of this module: it also shows how a command failed.
 trait Screen: Reporter {
@@ -141,8 +144,7 @@ fn error_text(error: &CommandError, color: bool) -> String {
     let mut lines = Vec::new();
     if let Some(diagnostics) = error.diagnostics() {
         lines.push(diagnostics.render(color));
-        let count = diagnostics.0.len();
-        lines.push(format!("\n{red}error{reset}: {count} mistake{} found", if count == 1 { "" } else { "s" }));
+        lines.push(format!("\n{red}error{reset}: {}", count(diagnostics)));
     } else {
         for (index, text) in error.chain().iter().enumerate() {
             let text = printable(text);
@@ -151,6 +153,14 @@ fn error_text(error: &CommandError, color: bool) -> String {
     }
     lines.extend(error.hints.iter().map(|hint| format!("{cyan}hint{reset}: {hint}")));
     lines.join("\n")
+}
+
+/// `2 mistakes found`.
+fn count(diagnostics: &Diagnostics) -> String {
+    match diagnostics.0.len() {
+        1 => "1 mistake found".to_owned(),
+        count => format!("{count} mistakes found"),
+    }
 }
 
 /// Text that came from elsewhere, without what would command the terminal: escape sequences and control characters.
@@ -199,7 +209,7 @@ fn start_log(verbose: u8, env: &Env, color: bool) {
 
 #[cfg(test)]
 mod tests {
-    use labwright_core::{Diagnostic, Diagnostics, SourceFile, Span};
+    use labwright_core::{SourceFile, Span};
 
     use super::*;
 

@@ -84,10 +84,12 @@ impl Images {
             }
         }
         let mut copied = Copied { image: source.root.clone(), tag: None, bytes: 0, sent: 0, existed: 0, mounted: 0 };
-        let transfers = stream::iter(&parts.blobs)
-            .map(|blob| {
-                let transfer = transfer(&source, &target, blob, reporter, cancel);
-                async move { Ok::<_, ImagesError>((blob.size, transfer.await?)) }
+        let (from, to) = (&source, &target);
+        // Owned descriptors: with borrowed ones the compiler cannot see that this future may move between threads.
+        let transfers = stream::iter(parts.blobs.clone())
+            .map(|blob| async move {
+                let sent = transfer(from, to, &blob, reporter, cancel).await?;
+                Ok::<_, ImagesError>((blob.size, sent))
             })
             .buffer_unordered(self.remote.options().parallel.max(1));
         let results: Vec<_> = transfers.try_collect().await?;

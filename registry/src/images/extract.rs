@@ -8,10 +8,10 @@ use std::sync::Arc;
 use labwright_core::{Algorithm, Arch, ByteSize, Cancel, Cancelled, Digest, Hasher, ImageFacts, ImageRef, Reporter};
 
 use super::copy::{fetch, task_name, work_dir};
-use super::inspect::read_config;
+use super::inspect::{known_facts, read_config};
 use super::source::{Place, blocking};
 use super::{Images, ImagesError};
-use crate::container_disk::{FactsError, choose, facts_of};
+use crate::container_disk::{FactsError, choose};
 use crate::document::{Descriptor, Document, ImageConfig, Manifest};
 use crate::layout::Layout;
 use crate::remote::Progress;
@@ -171,11 +171,7 @@ impl Images {
             }
         };
         let config = read_config(&source, &manifest, cancel).await?;
-        let facts = match facts_of(&config) {
-            Ok(facts) => Some(facts),
-            Err(FactsError::NoFacts) => None,
-            Err(error) => return Err(error.into()),
-        };
+        let facts = known_facts(&config);
         let work = work_dir(target)?;
         let place = match &source.place {
             Place::Registry(_) => {

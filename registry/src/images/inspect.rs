@@ -94,6 +94,18 @@ pub(super) async fn read_config(
     Ok(serde_json::from_slice(&bytes).map_err(FactsError::Config)?)
 }
 
+/// The facts, if there are any that this version understands: a stranger's or a newer label must not be in the way.
+pub(super) fn known_facts(config: &ImageConfig) -> Option<ImageFacts> {
+    match facts_of(config) {
+        Ok(facts) => Some(facts),
+        Err(FactsError::NoFacts) => None,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the facts of the image cannot be read");
+            None
+        }
+    }
+}
+
 async fn platform(
     source: &Source,
     descriptor: &Descriptor,
@@ -101,11 +113,7 @@ async fn platform(
     cancel: &Cancel,
 ) -> Result<PlatformInspection, ImagesError> {
     let config = read_config(source, manifest, cancel).await?;
-    let facts = match facts_of(&config) {
-        Ok(facts) => Some(facts),
-        Err(FactsError::NoFacts) => None,
-        Err(error) => return Err(error.into()),
-    };
+    let facts = known_facts(&config);
     let layers: Vec<_> = manifest
         .layers
         .iter()

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use labwright_core::{Cancel, Digest, ImageRef};
@@ -21,7 +22,7 @@ const MAX_DOCUMENTS: usize = 32 << 20;
 #[derive(Debug, Clone)]
 pub(super) enum Place {
     Layout(Layout),
-    Archive(Archive),
+    Archive(Arc<Archive>),
     Registry(Repository),
 }
 
@@ -84,7 +85,7 @@ impl Source {
                 let file = file.clone();
                 let archive = blocking(move || Archive::open(file)).await?;
                 let root = archive.resolve(tag.as_deref())?;
-                (Place::Archive(archive), root, tag.clone())
+                (Place::Archive(Arc::new(archive)), root, tag.clone())
             }
             ImageRef::Registry(registry) => {
                 let repository = remote.repository(registry);

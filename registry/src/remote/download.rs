@@ -18,7 +18,7 @@ use crate::document::{Descriptor, MAX_DOCUMENT};
 use crate::layout::{Layout, LayoutError};
 
 /// How many pieces may wait for the disk.
-const AHEAD: usize = 64;
+const AHEAD: usize = 16;
 
 impl Repository {
     /// Opens a blob from `offset` on. Bytes before it that a registry sends in spite of the range are dropped.

@@ -252,17 +252,8 @@ impl RemoteError {
         // The URL may carry a signature or token of a storage service; the message names the registry anyway.
         let source = error.without_url();
         let (registry, action) = (registry.to_owned(), action.to_owned());
-        let mut cause = source.source();
-        while let Some(error) = cause {
-            if error.is::<rustls::Error>()
-                || error
-                    .downcast_ref::<io::Error>()
-                    .and_then(io::Error::get_ref)
-                    .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
-            {
-                return Self::Tls { registry, source };
-            }
-            cause = error.source();
+        if std::iter::successors(source.source(), |&error| error.source()).any(is_tls) {
+            return Self::Tls { registry, source };
         }
         if source.is_connect() {
             Self::Unreachable { registry, source }
@@ -270,6 +261,12 @@ impl RemoteError {
             Self::Cut { registry, action, source }
         }
     }
+}
+
+/// Whether an error comes from the TLS library. I/O errors hide what is in them from `source`.
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<rustls::Error>()
+        || error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).is_some_and(|inner| is_tls(inner))
 }
 
 /// What the registry said, for the end of a message.

@@ -46,7 +46,10 @@ impl Repository {
     pub(super) async fn send(&self, call: &Call<'_>) -> Result<Response, RemoteError> {
         let mut refresh = false;
         loop {
-            let response = self.send_with(call, refresh, |request| request.body(call.body.clone())).await?;
+            // Taken before sending: a request that went out without credentials was not refused because of them.
+            let known = super::lock(&self.remote.0.challenges).contains_key(&self.registry);
+            // Boxed, because this is the bottom of every request and would make all futures above it large.
+            let response = Box::pin(self.send_with(call, refresh, |request| request.body(call.body.clone()))).await?;
             if response.status() != StatusCode::UNAUTHORIZED {
                 return Ok(response);
             }
@@ -54,7 +57,7 @@ impl Repository {
                 return Err(self.refused(call.action).await);
             }
             // The first 401 says what is wanted; a later one, that a token has ended.
-            refresh = super::lock(&self.remote.0.challenges).contains_key(&self.registry);
+            refresh = known;
             self.learn(response.headers(), call.action)?;
         }
     }

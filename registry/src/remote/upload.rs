@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fs_err as fs;
-use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use labwright_core::Cancel;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE};
 use reqwest::{Method, Response, StatusCode, Url};
@@ -74,6 +74,9 @@ enum Way {
     /// One PUT with everything.
     Whole,
 }
+
+/// Where the reader of a body leaves its error: the HTTP client would only say that the body broke.
+type Broken = Arc<Mutex<Option<RemoteError>>>;
 
 /// An upload in the registry.
 #[derive(Debug, Clone)]
@@ -152,8 +155,8 @@ struct Upload<'a> {
     body: &'a Body,
     progress: &'a Progress,
     action: String,
-    /// The error that ended reading the local file, if one did.
-    broken: Arc<Mutex<Option<io::Error>>>,
+    /// The error that ended reading what is sent, if one did.
+    broken: Broken,
 }
 
 impl Upload<'_> {
@@ -173,10 +176,8 @@ impl Upload<'_> {
                     return Err(error);
                 }
             };
-            if let Some(error) = self.local_error() {
-                self.abandon(session).await;
-                return Err(error);
-            }
+            // When the bytes did not come, the registry is not to blame for what followed.
+            let failure = super::lock(&self.broken).take().map_or(failure, Failure::Remote);
             let (error, lost) = match failure {
                 Failure::Way(error) => {
                     way = match way {
@@ -212,15 +213,6 @@ impl Upload<'_> {
                 (confirmed, failures) = (offset, 0);
             }
             self.progress.at(offset);
-        }
-    }
-
-    /// The error of the file that is sent: the network is not to blame then.
-    fn local_error(&self) -> Option<RemoteError> {
-        let source = super::lock(&self.broken).take()?;
-        match self.body {
-            Body::File { path, .. } => Some(RemoteError::Read { path: path.clone(), source }),
-            Body::Remote(_) => None,
         }
     }
 
@@ -348,22 +340,19 @@ impl Upload<'_> {
     /// Sends a part of the blob as the body of a request, once.
     async fn send_bytes(&self, call: &Call<'_>, offset: u64, length: u64) -> Result<Response, Failure> {
         let options = &self.repository.remote.0.options;
-        let opened = self.body.open(self.blob, offset, length, &self.broken).await?;
-        let progress = self.progress.clone();
-        let mut done = offset;
-        let counted = opened.map(move |piece| {
-            if let Ok(bytes) = &piece {
-                done += bytes.len() as u64;
-                progress.at(done);
-            }
-            piece
-        });
-        // A stream can be sent once; after a redirect there is nothing left, and the attempt fails.
-        let once = Mutex::new(Some(reqwest::Body::wrap_stream(counted)));
-        let sending = self.repository.send_with(call, false, |request| match super::lock(&once).take() {
-            Some(body) => request.body(body),
-            None => request,
-        });
+        // Made anew for every redirect.
+        let body = || {
+            let (progress, mut done) = (self.progress.clone(), offset);
+            reqwest::Body::wrap_stream(self.body.stream(self.blob, offset, length, &self.broken).inspect(
+                move |piece| {
+                    if let Ok(bytes) = piece {
+                        done += bytes.len() as u64;
+                        progress.at(done);
+                    }
+                },
+            ))
+        };
+        let sending = Box::pin(self.repository.send_with(call, false, |request| request.body(body())));
         // While bytes flow, only a standstill ends it; the answer may take as long as checking the bytes does.
         let stall =
             if length == self.blob.size { options.stall.max(COMMIT.min(options.stall * 4)) } else { options.stall };
@@ -418,19 +407,21 @@ fn range_end(response: &Response) -> Option<u64> {
 }
 
 impl Body {
-    /// Opens `length` bytes from `offset` on.
-    async fn open(
+    /// The `length` bytes from `offset` on.
+    fn stream(
         &self,
         blob: &Descriptor,
         offset: u64,
         length: u64,
-        broken: &Arc<Mutex<Option<io::Error>>>,
-    ) -> Result<BoxStream<'static, io::Result<Bytes>>, RemoteError> {
+        broken: &Broken,
+    ) -> BoxStream<'static, io::Result<Bytes>> {
+        let broken = Arc::clone(broken);
         match self {
-            Self::File { path, start } => Ok(file_stream(path.clone(), start + offset, length, Arc::clone(broken))),
+            Self::File { path, start } => file_stream(path.clone(), start + offset, length, broken),
             Self::Remote(source) => {
-                let stream = source.blob_stream(blob, offset).await?;
-                Ok(take_bytes(stream, length))
+                let (source, blob) = (source.clone(), blob.clone());
+                let opened = stream::once(async move { source.blob_stream(&blob, offset).await });
+                take_bytes(opened.try_flatten().boxed(), length, broken)
             }
         }
     }
@@ -440,8 +431,9 @@ impl Body {
 fn take_bytes(
     stream: BoxStream<'static, Result<Bytes, RemoteError>>,
     length: u64,
+    broken: Broken,
 ) -> BoxStream<'static, io::Result<Bytes>> {
-    stream::unfold((stream, length), |(mut stream, left)| async move {
+    stream::unfold((stream, length, broken), |(mut stream, left, broken)| async move {
         if left == 0 {
             return None;
         }
@@ -449,21 +441,19 @@ fn take_bytes(
             Ok(mut bytes) => {
                 bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
                 let left = left - bytes.len() as u64;
-                Some((Ok(bytes), (stream, left)))
+                Some((Ok(bytes), (stream, left, broken)))
             }
-            Err(error) => Some((Err(io::Error::other(error)), (stream, 0))),
+            Err(error) => {
+                *super::lock(&broken) = Some(error);
+                Some((Err(io::ErrorKind::BrokenPipe.into()), (stream, 0, broken)))
+            }
         }
     })
     .boxed()
 }
 
 /// Reads a part of a file on a thread of its own, a little ahead of the network.
-fn file_stream(
-    path: PathBuf,
-    start: u64,
-    length: u64,
-    broken: Arc<Mutex<Option<io::Error>>>,
-) -> BoxStream<'static, io::Result<Bytes>> {
+fn file_stream(path: PathBuf, start: u64, length: u64, broken: Broken) -> BoxStream<'static, io::Result<Bytes>> {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(AHEAD);
     tokio::task::spawn_blocking(move || {
         let read = || -> io::Result<()> {
@@ -481,9 +471,9 @@ fn file_stream(
             }
             Ok(())
         };
-        if let Err(error) = read() {
-            let kind = error.kind();
-            *super::lock(&broken) = Some(error);
+        if let Err(source) = read() {
+            let kind = source.kind();
+            *super::lock(&broken) = Some(RemoteError::Read { path: path.clone(), source });
             // The receiver ends the request; if it is gone, the request has ended already.
             drop(sender.blocking_send(Err(kind.into())));
         }

@@ -1,11 +1,9 @@
 //! The image layout: several writers, interruptions, removal.
 
-mod common;
-
 use std::io::Write as _;
 use std::time::Duration;
 
-use common::noise;
+use crate::common::noise;
 use fs_err as fs;
 use labwright_core::{Algorithm, Cancel, Digest};
 use labwright_registry::annotations::REF_NAME;
@@ -175,7 +173,7 @@ fn gc_keeps_what_is_reached_and_what_is_young() {
     fs::write(dir.path().join("blobs/sha256/.labwright-broken"), b"half").unwrap();
     fs::write(dir.path().join("blobs/sha256/of-another-tool"), b"?").unwrap();
 
-    assert_eq!(layout.gc(Duration::from_secs(3600)).unwrap(), Freed::default());
+    assert_eq!(layout.gc(Duration::from_hours(1)).unwrap(), Freed::default());
     let guard = layout.begin_write().unwrap();
     assert!(matches!(layout.gc(Duration::ZERO), Err(LayoutError::Busy { .. })));
     guard.close();

@@ -1,5 +1,4 @@
 //! What the tests share.
-#![expect(dead_code, reason = "every test file uses a part of it")]
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -7,7 +6,7 @@ use std::process::{Command, Output};
 use labwright_core::{Arch, ByteSize, Digest, ImageFacts};
 
 /// Whether the programs are there; says loudly what is skipped, and panics where `LABWRIGHT_REQUIRE` names the need.
-pub fn have(need: &str, programs: &[&str]) -> bool {
+pub(crate) fn have(need: &str, programs: &[&str]) -> bool {
     let missing: Vec<_> = programs
         .iter()
         .filter(|program| {
@@ -20,23 +19,26 @@ pub fn have(need: &str, programs: &[&str]) -> bool {
     #[expect(clippy::disallowed_methods, reason = "tests are told by the environment what must be there")]
     let required = std::env::var("LABWRIGHT_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|word| word == need), "{need} is required, but there is no {missing:?}");
-    eprintln!("SKIPPED: needs {missing:?}");
+    #[expect(clippy::print_stderr, reason = "a test that tests nothing must be seen")]
+    {
+        eprintln!("SKIPPED: needs {missing:?}");
+    }
     false
 }
 
 #[expect(clippy::disallowed_methods, reason = "the tests use other makers and readers of images")]
-pub fn command(program: &str) -> Command {
+pub(crate) fn command(program: &str) -> Command {
     Command::new(program)
 }
 
 /// Runs a program that must succeed and returns its stdout.
-pub fn run(program: &str, args: &[&str]) -> String {
+pub(crate) fn run(program: &str, args: &[&str]) -> String {
     let Output { status, stdout, stderr } = command(program).args(args).output().expect(program);
     assert!(status.success(), "{program} {args:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
 }
 
-pub fn facts(arch: Arch) -> ImageFacts {
+pub(crate) fn facts(arch: Arch) -> ImageFacts {
     ImageFacts {
         name: "debian-terminal".to_owned(),
         version: "1.0.0".to_owned(),
@@ -55,7 +57,7 @@ pub fn facts(arch: Arch) -> ImageFacts {
 }
 
 /// Bytes that do not compress, the same for the same seed.
-pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     std::iter::repeat_with(|| {
         state ^= state << 13;
@@ -70,7 +72,7 @@ pub fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 /// A reporter that keeps what it is told.
 #[derive(Debug, Default)]
-pub struct Kept(pub std::sync::Mutex<Vec<labwright_core::Event>>);
+pub(crate) struct Kept(pub(crate) std::sync::Mutex<Vec<labwright_core::Event>>);
 
 impl labwright_core::Reporter for Kept {
     fn event(&self, event: labwright_core::Event) {
@@ -79,15 +81,15 @@ impl labwright_core::Reporter for Kept {
 }
 
 /// A `docker-registry` of our own on loopback.
-pub struct DockerRegistry {
+pub(crate) struct DockerRegistry {
     child: std::process::Child,
     config: std::path::PathBuf,
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 impl DockerRegistry {
     /// Starts one in a directory; `http` and `auth` are lines of its configuration.
-    pub fn start(dir: &Path, http: &str, auth: &str) -> Self {
+    pub(crate) fn start(dir: &Path, http: &str, auth: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = dir.join("registry.yml");
         let storage = dir.join("registry").display().to_string();
@@ -99,6 +101,7 @@ impl DockerRegistry {
         Self { child, config, port }
     }
 
+    #[expect(clippy::zombie_processes, reason = "the owner waits for it when it is dropped")]
     fn spawn(config: &Path, port: u16) -> std::process::Child {
         let child = command("docker-registry")
             .args(["serve", &config.display().to_string()])
@@ -115,16 +118,16 @@ impl DockerRegistry {
         panic!("docker-registry does not listen");
     }
 
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.child = Self::spawn(&self.config, self.port);
     }
 }

@@ -1,10 +1,8 @@
 //! containerDisks as we pack them, and as other tools read them.
 
-mod common;
-
 use std::path::Path;
 
-use common::{facts, have, noise, run};
+use crate::common::{facts, have, noise, run};
 use fs_err as fs;
 use labwright_core::{Arch, Cancel, Digest, Quiet};
 use labwright_registry::container_disk::{Packed, facts as read_facts, pack};
@@ -28,8 +26,11 @@ fn the_documents_are_exactly_these() {
     let (layout, packed) = packed(dir.path(), Arch::Amd64, b"not really a disk");
     // 2 headers, 17 bytes padded to 512, 2 empty blocks; gzip adds 10 + 5 + 8.
     assert_eq!(packed.layer.size, 2 * 512 + 512 + 1024 + 23);
-    assert_eq!(packed.diff_id.to_string(), "sha256:DIFF");
-    assert_eq!(packed.layer.digest.to_string(), "sha256:LAYER");
+    assert_eq!(packed.diff_id.to_string(), "sha256:6c6b0ac200d65cd53fa52983426fec54166e4945ebdd4d58e1754ce34ffd7b8c");
+    assert_eq!(
+        packed.layer.digest.to_string(),
+        "sha256:691f71310953f4c2a8665b6018c2aced12cc0745b1bfd72359dcf840905e99ff"
+    );
     let (diff_id, layer, config, manifest) =
         (&packed.diff_id, &packed.layer.digest, &packed.config.digest, &packed.manifest.digest);
     let base = Digest::sha256(b"base");
@@ -109,7 +110,9 @@ fn skopeo_umoci_and_podman_read_it() {
     if !have("oci-tools", &["skopeo", "umoci", "podman"]) {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
+    // podman makes a name of the path, and names have no capital letters.
+    let name = format!("labwright-container-disk-{}", std::process::id());
+    let dir = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir().unwrap();
     let disk = noise(2, 200_000);
     let (layout, packed) = packed(dir.path(), Arch::Amd64, &disk);
     let at = |name: &str| dir.path().join(name).display().to_string();

@@ -13,7 +13,7 @@ use labwright_core::{ByteSize, Cancel, Digest, Event, Reporter};
 use url::Url;
 
 /// Whether the need is there; a skip is loud, and a panic where the need was promised.
-pub fn has(need: &str, met: bool) -> bool {
+pub(crate) fn has(need: &str, met: bool) -> bool {
     if !met {
         #[expect(clippy::disallowed_methods, reason = "the variable is the contract of the test suite")]
         let required = std::env::var("LABWRIGHT_REQUIRE").unwrap_or_default();
@@ -24,8 +24,8 @@ pub fn has(need: &str, met: bool) -> bool {
 }
 
 /// A raw disk that the header check accepts: a boot sector's mark, then bytes that repeat nowhere.
-pub fn disk(megabytes: usize, seed: u32) -> Vec<u8> {
-    let mut state = seed | 1;
+pub(crate) fn disk(megabytes: usize, seed: u32) -> Vec<u8> {
+    let mut state = seed * 2 + 1;
     let mut bytes: Vec<u8> = std::iter::repeat_with(|| {
         state ^= state << 13;
         state ^= state >> 17;
@@ -42,22 +42,22 @@ pub fn disk(megabytes: usize, seed: u32) -> Vec<u8> {
 
 /// A request as the vendor sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    pub path: String,
-    pub range: Option<String>,
-    pub if_range: Option<String>,
+pub(crate) struct Request {
+    pub(crate) path: String,
+    pub(crate) range: Option<String>,
+    pub(crate) if_range: Option<String>,
 }
 
 /// A server that answers each request with what the script says.
 #[derive(Debug)]
-pub struct Vendor {
-    pub url: Url,
+pub(crate) struct Vendor {
+    pub(crate) url: Url,
     log: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Vendor {
     /// Starts the server; the script gets the request and its number, from 0.
-    pub fn new(script: impl Fn(&Request, usize, &mut TcpStream) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(script: impl Fn(&Request, usize, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -71,11 +71,11 @@ impl Vendor {
         Self { url, log }
     }
 
-    pub fn at(&self, path: &str) -> Url {
+    pub(crate) fn at(&self, path: &str) -> Url {
         self.url.join(path).unwrap()
     }
 
-    pub fn requests(&self) -> Vec<Request> {
+    pub(crate) fn requests(&self) -> Vec<Request> {
         self.log.lock().unwrap().clone()
     }
 }
@@ -109,7 +109,7 @@ fn serve(
 }
 
 /// Sends an answer and closes. A client that has gone away is no fault of the server's.
-pub fn answer(stream: &mut TcpStream, status: &str, headers: &[(&str, &str)], body: &[u8]) {
+pub(crate) fn answer(stream: &mut TcpStream, status: &str, headers: &[(&str, &str)], body: &[u8]) {
     let length = body.len().to_string();
     let headers = [headers, &[("Content-Length", &length)]].concat();
     head(stream, status, &headers);
@@ -117,7 +117,7 @@ pub fn answer(stream: &mut TcpStream, status: &str, headers: &[(&str, &str)], bo
 }
 
 /// Sends the beginning of an answer only.
-pub fn head(stream: &mut TcpStream, status: &str, headers: &[(&str, &str)]) {
+pub(crate) fn head(stream: &mut TcpStream, status: &str, headers: &[(&str, &str)]) {
     let mut text = format!("HTTP/1.1 {status}\r\nConnection: close\r\n");
     for (name, value) in headers {
         text.extend([name, ": ", value, "\r\n"]);
@@ -126,7 +126,7 @@ pub fn head(stream: &mut TcpStream, status: &str, headers: &[(&str, &str)]) {
 }
 
 /// An honest answer: the whole file, or the rest of it if the client's proof still holds.
-pub fn honest(request: &Request, stream: &mut TcpStream, body: &[u8], tag: &str) {
+pub(crate) fn honest(request: &Request, stream: &mut TcpStream, body: &[u8], tag: &str) {
     let start = request.range.as_ref().filter(|_| request.if_range.as_deref() == Some(tag)).map(|range| {
         range.strip_prefix("bytes=").and_then(|range| range.strip_suffix('-')).unwrap().parse::<usize>().unwrap()
     });
@@ -141,7 +141,7 @@ pub fn honest(request: &Request, stream: &mut TcpStream, body: &[u8], tag: &str)
 }
 
 /// Begins an answer, sends some bytes of the body, and breaks the connection.
-pub fn cut(stream: &mut TcpStream, body: &[u8], sent: usize, headers: &[(&str, &str)]) {
+pub(crate) fn cut(stream: &mut TcpStream, body: &[u8], sent: usize, headers: &[(&str, &str)]) {
     let length = body.len().to_string();
     head(stream, "200 OK", &[headers, &[("Content-Length", &length)]].concat());
     drop(stream.write_all(&body[..sent]));
@@ -149,7 +149,7 @@ pub fn cut(stream: &mut TcpStream, body: &[u8], sent: usize, headers: &[(&str, &
 
 /// Keeps what was told.
 #[derive(Debug, Default)]
-pub struct Told(pub Mutex<Vec<Event>>);
+pub(crate) struct Told(pub(crate) Mutex<Vec<Event>>);
 
 impl Reporter for Told {
     fn event(&self, event: Event) {
@@ -158,17 +158,17 @@ impl Reporter for Told {
 }
 
 /// A cache in a fresh directory and a fetcher that is quick to give up.
-pub struct Bench {
-    pub dir: tempfile::TempDir,
-    pub cache: Cache,
-    pub fetcher: Fetcher,
-    pub told: Arc<Told>,
-    pub reporter: Arc<dyn Reporter>,
-    pub cancel: Cancel,
+pub(crate) struct Bench {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) cache: Cache,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) told: Arc<Told>,
+    pub(crate) reporter: Arc<dyn Reporter>,
+    pub(crate) cancel: Cancel,
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| rustls::crypto::ring::default_provider().install_default().unwrap());
         let dir = tempfile::tempdir().unwrap();
@@ -178,7 +178,7 @@ impl Bench {
             attempts: 3,
             pause: Duration::from_millis(10),
             longest_wait: Duration::from_secs(2),
-            stall: Duration::from_millis(400),
+            stall: Duration::from_secs(1),
         };
         let told = Arc::new(Told::default());
         let reporter: Arc<dyn Reporter> = Arc::clone(&told) as _;
@@ -186,12 +186,12 @@ impl Bench {
         Self { dir, cache, fetcher, told, reporter, cancel: Cancel::new() }
     }
 
-    pub fn context(&self) -> Context<'_> {
+    pub(crate) fn context(&self) -> Context<'_> {
         Context { fetcher: &self.fetcher, cache: &self.cache, reporter: &self.reporter, cancel: &self.cancel }
     }
 
     /// Everything in the cache except lock files.
-    pub fn files(&self) -> Vec<PathBuf> {
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         for sub in ["disks", "names", "partial", "work"] {
             for entry in fs_err::read_dir(self.dir.path().join(sub)).unwrap() {
@@ -203,6 +203,6 @@ impl Bench {
     }
 }
 
-pub fn sha256(bytes: &[u8]) -> Digest {
+pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     Digest::sha256(bytes)
 }
