@@ -160,6 +160,8 @@ impl Invocation {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let start = |source| ToolError::Start { command: self.command_line(), source };
         let talk = |source| ToolError::Talk { command: self.command_line(), source };
+        // This thread waits for the tool, so the tool dies with the process, even with one that got SIGKILL.
+        crate::child::set_death_signal(&mut command);
         let mut child = command.spawn().map_err(start)?;
         let (stdin, mut out, mut err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         thread::scope(|scope| {

@@ -66,6 +66,11 @@ impl Machine {
         // Without its boot ROM the card is not tried as a boot device, which would only cost time.
         argv.option("-device", format!("virtio-net-pci,netdev=net0,mac={},romfile=", self.mac));
         argv.option("-device", "virtio-rng-pci");
+        if self.arch == Arch::Amd64 {
+            // Nobody looks at it, but GRUB's console hangs for ever on a machine without a screen (seen with 2.12), and
+            // KubeVirt gives its machines one too.
+            argv.option("-device", "VGA");
+        }
         argv.option("-chardev", format!("file,id=console,path={}", escape(&text(&self.console_log))));
         argv.option("-serial", "chardev:console");
         let socket = escape(&text(&self.qmp_socket));
