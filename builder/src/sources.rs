@@ -154,7 +154,8 @@ fn digested(path: &Path) -> io::Result<(Source, u64)> {
         LayerError::Io(error) => error,
         LayerError::Cancelled(cancelled) => io::Error::new(io::ErrorKind::Interrupted, cancelled),
     })?;
-    Ok((Source::File { path: path.to_owned(), digest }, size))
+    // The worker opens it from another working directory.
+    Ok((Source::File { path: std::path::absolute(path)?, digest }, size))
 }
 
 #[cfg(test)]

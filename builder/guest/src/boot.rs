@@ -1,6 +1,8 @@
 //! A stand-in for grub-probe: the real one cannot find the disk behind a mount of the host, so packages that write boot
 //! configuration would fail or name a device of the host.
 
+use std::ffi::OsString;
+
 use crate::error::{Doing, StepError};
 use crate::protocol::DiskInfo;
 use crate::seal::POLICY_MARK;
@@ -32,6 +34,30 @@ pub(crate) fn restore(session: &mut Session) -> Result<(), StepError> {
     fs_err::remove_file(PROBE).doing("remove", PROBE)?;
     let divert = Program::new(DIVERT).args(&["--quiet", "--local", "--rename", "--divert", ASIDE, "--remove", PROBE]);
     session.run(&divert)
+}
+
+/// The kernels that are installed.
+pub(crate) fn kernels() -> Vec<OsString> {
+    let mut names: Vec<OsString> = fs_err::read_dir("/boot")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.file_name()))
+        .filter(|name| name.as_encoded_bytes().starts_with(b"vmlinuz-"))
+        .collect();
+    names.sort();
+    names
+}
+
+/// Writes the boot menu anew, if the image has one of grub's.
+///
+/// A kernel's package does not do it itself here: its hook leaves it out where systemd-detect-virt sees a container,
+/// and it sees one in every PID namespace.
+pub(crate) fn update_menu(session: &mut Session) -> Result<(), StepError> {
+    let there = |path: &str| fs_err::metadata(path).is_ok();
+    if there("/boot/grub/grub.cfg") && there("/usr/sbin/update-grub") {
+        session.run(&Program::new("/usr/sbin/update-grub"))?;
+    }
+    Ok(())
 }
 
 /// A word for the shell.

@@ -25,6 +25,9 @@ use crate::guest_program;
 /// The name of the guest program in the work directory.
 const GUEST: &str = "labwright-guest";
 
+/// With less room than this, in bytes, an overlay cannot grow by the clusters and tables that one write may need.
+const LITTLE_ROOM: u64 = 1 << 20;
+
 type Result<T> = std::result::Result<T, Failed>;
 
 /// A failed order: what it means and what happened.
@@ -43,6 +46,19 @@ impl<E: Error> From<E> for Failed {
 impl Failed {
     fn base(error: &dyn Error) -> Self {
         Self { kind: FailureKind::Base, chain: chain(error) }
+    }
+
+    /// The same failure, explained if the host's disk below the build is full: programs in the guest only see a disk
+    /// that fails or that became read-only.
+    fn unless_full(mut self, work: Option<&Path>) -> Self {
+        if let Some(work) = work
+            && let Ok(room) = rustix::fs::statvfs(work)
+            && room.f_bavail.saturating_mul(room.f_frsize) < LITTLE_ROOM
+        {
+            self.kind = FailureKind::Host;
+            self.chain.push(format!("the disk that holds {} is full", work.display()));
+        }
+        self
     }
 }
 
@@ -82,11 +98,18 @@ fn serve() -> u8 {
     let replies = Replies::default();
     let orders = listen();
     let mut disk: Option<Disk> = None;
+    let mut work = None;
     for order in orders {
         let close = matches!(order, Order::Close);
+        if let Order::Open(open) = &order {
+            work = Some(open.work.clone());
+        }
         let reply = match carry_out(order, &mut disk, &replies) {
             Ok(reply) => reply,
-            Err(Failed { kind, chain }) => Reply::Failed(Failure { kind, chain }),
+            Err(failed) => {
+                let Failed { kind, chain } = failed.unless_full(work.as_deref());
+                Reply::Failed(Failure { kind, chain })
+            }
         };
         if replies.send(&reply).is_err() || close {
             break;

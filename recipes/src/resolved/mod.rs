@@ -123,7 +123,7 @@ pub struct Timeouts {
     pub files: Option<Duration>,
     /// Access.
     pub access: Option<Duration>,
-    /// Each command of `runcmd`.
+    /// All commands of `runcmd` together.
     pub runcmd: Option<Duration>,
 }
 
