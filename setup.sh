@@ -205,7 +205,7 @@ cargo_tool() {
 
 tests() {
     install_packages
-    packages skopeo umoci podman docker-registry nginx-light openssl python3
+    packages skopeo umoci podman buildah docker-registry nginx-light openssl python3 gnupg xz-utils
     install_rust
     if [ "${CI:-}" = true ]; then
         # Here a test that lacks something fails instead of being skipped.

@@ -21,7 +21,7 @@ const LOCK_POLL: Duration = Duration::from_millis(100);
 /// The directory that holds finished base disks.
 ///
 /// `disks/` has each disk under its digest, with a record of what it is; `names/` says which digest a name means;
-/// `partial/` has downloads that a later run can resume; `work/` has unfinished things, which are swept when their
+/// `files/` has other files under their digests; `partial/` has downloads that a later run can resume; `work/` has unfinished things, which are swept when their
 /// maker is gone; `locks/` has lock files. A disk counts only if its record is there, which is written last, and if
 /// it has the length that the record gives.
 #[derive(Debug, Clone)]
@@ -71,6 +71,11 @@ pub enum Origin {
     Url {
         /// The address asked for.
         url: String,
+    },
+    /// Taken out of a containerDisk.
+    Image {
+        /// The image as it was named.
+        image: String,
     },
 }
 
@@ -136,7 +141,7 @@ impl Cache {
     /// Opens the cache directory, making it if needed, and sweeps what killed runs left behind.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self, CacheError> {
         let cache = Self { dir: dir.into() };
-        for sub in ["disks", "names", "partial", "work", "locks"] {
+        for sub in ["disks", "files", "names", "partial", "work", "locks"] {
             fs::create_dir_all(cache.dir.join(sub)).map_err(|source| cache.error("make a directory", source))?;
         }
         cache.sweep().map_err(|source| cache.error("remove what an earlier run left", source))?;
@@ -212,6 +217,11 @@ impl Cache {
         self.dir.join("partial").join(format!("{key}.part"))
     }
 
+    /// Where a file that is no disk is kept.
+    pub(crate) fn file_path(&self, digest: &Digest) -> PathBuf {
+        self.dir.join("files").join(format!("{}-{}", digest.algorithm().as_str(), digest.hex()))
+    }
+
     /// A new private directory on the file system of the cache.
     pub(crate) fn work_dir(&self) -> Result<WorkDir, CacheError> {
         let make = || -> io::Result<WorkDir> {
@@ -237,6 +247,20 @@ impl Cache {
         };
         store().map_err(|source| self.error("store a disk", source))?;
         Ok(self.base(record))
+    }
+
+    /// Moves a file whose digest is right to its place: from then on it is believed.
+    pub(crate) fn store_file(&self, file: &Path, digest: &Digest) -> Result<PathBuf, CacheError> {
+        let target = self.file_path(digest);
+        let store = || -> io::Result<()> {
+            let opened = fs::File::open(file)?;
+            opened.set_permissions(std::fs::Permissions::from_mode(0o444))?;
+            opened.sync_all()?;
+            fs::rename(file, &target)?;
+            sync_dir(&self.dir.join("files"))
+        };
+        store().map_err(|source| self.error("store a file", source))?;
+        Ok(target)
     }
 
     /// Makes a name mean a disk that is stored already.

@@ -110,7 +110,9 @@ pub enum CatalogError {
         source: SignatureError,
     },
     /// The lock pins nothing for the name, and nothing may be added to it.
-    #[error("the lock file has no {name} for {arch}: build once without --locked, or `labwright base refresh {name}`")]
+    #[error(
+        "the lock file has no {name} for {arch}: build once without --locked, or run `labwright base refresh` for the recipe"
+    )]
     NotLocked {
         /// The name.
         name: String,
@@ -118,7 +120,9 @@ pub enum CatalogError {
         arch: Arch,
     },
     /// The lock pins something that the catalogue no longer means.
-    #[error("{name} for {arch} is locked to {locked}, but is now {now}: `labwright base refresh {name}` accepts that")]
+    #[error(
+        "{name} for {arch} is locked to {locked}, but is now {now}: `labwright base refresh` for the recipe accepts that"
+    )]
     Drift {
         /// The name.
         name: String,
@@ -131,7 +135,7 @@ pub enum CatalogError {
     },
     /// The vendor replaced the file that the lock pins, and the cache does not have it.
     #[error(
-        "the vendor no longer has the {name} for {arch} that the lock file pins: `labwright base refresh {name}` takes the new one"
+        "the vendor no longer has the {name} for {arch} that the lock file pins: `labwright base refresh` for the recipe takes the new one"
     )]
     Replaced {
         /// The name.

@@ -23,6 +23,7 @@ mod cache;
 mod catalog;
 mod download;
 mod file;
+mod image;
 mod lock;
 mod signature;
 
@@ -30,7 +31,8 @@ pub use base::{Base, DiskFormat};
 pub use bootstrap::{Bootstrap, BootstrapError, Suite, UnknownSuite, bootstrap};
 pub use cache::{Cache, CacheError, Origin};
 pub use catalog::{CatalogError, Checksums, Entry, Pinning, Place, Signature, UnknownBase, catalog, find_entry};
-pub use download::{Context, DownloadError, Fetcher, Limits, Retry, Source, url_base};
+pub use download::{Context, DownloadError, Fetcher, Limits, Retry, Source, url_base, url_file};
 pub use file::{FileBaseError, file_base};
+pub use image::{ImageBaseError, InImage, image_base};
 pub use lock::{Lock, LockError, Pin};
 pub use signature::SignatureError;

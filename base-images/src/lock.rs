@@ -18,6 +18,9 @@ const VERSION: u32 = 1;
 pub struct Lock {
     version: u32,
     bases: BTreeMap<String, BTreeMap<Arch, Pin>>,
+    /// What images without a digest in their name meant.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    images: BTreeMap<String, Digest>,
 }
 
 /// What a name meant.
@@ -67,7 +70,7 @@ pub enum LockError {
 
 impl Default for Lock {
     fn default() -> Self {
-        Self { version: VERSION, bases: BTreeMap::new() }
+        Self { version: VERSION, bases: BTreeMap::new(), images: BTreeMap::new() }
     }
 }
 
@@ -121,6 +124,16 @@ impl Lock {
     /// What a name meant.
     pub fn get(&self, name: &str, arch: Arch) -> Option<&Pin> {
         self.bases.get(name)?.get(&arch)
+    }
+
+    /// The digest of the index or manifest that an image's name meant.
+    pub fn image(&self, name: &str) -> Option<&Digest> {
+        self.images.get(name)
+    }
+
+    /// Pins an image, and returns what its name meant before.
+    pub fn set_image(&mut self, name: &str, digest: Digest) -> Option<Digest> {
+        self.images.insert(name.to_owned(), digest)
     }
 
     /// Pins a name, and returns what it meant before.

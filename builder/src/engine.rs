@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use labwright_base_images::DiskFormat;
 use labwright_core::{ByteSize, Cancel, Cancelled, Digest, Event, ImageFacts, PackageFact, Reporter};
@@ -272,23 +272,20 @@ impl Run<'_> {
                 return Ok(None);
             }
             let name = step.kind.as_str().to_owned();
-            let begin = Instant::now();
             self.log.event(Event::Started { step: name.clone() });
             let reports = self.run_step(&mut session, step)?;
             number += 1;
             let next = overlay_name(number);
             session
-                .commit(Path::new(&next), file_name(&step.key), self.log, self.cancel)
+                .commit(Path::new(&next), file_name(&step.key), step.kind == StepKind::Seal, self.log, self.cancel)
                 .map_err(|source| self.failed(step.kind, source))?;
             let file = work.path().join(&top);
             let layer = self.layers.store(&step.key, step.kind.as_str(), &parent, &file, reports, self.cancel)?;
             parent = layer.id;
             top = next;
-            let seconds = begin.elapsed().as_secs_f64();
-            let size = ByteSize::from_bytes(layer.size).human();
-            self.log.event(Event::Finished { step: name, outcome: format!("{seconds:.1} s, {size}") });
+            let outcome = ByteSize::from_bytes(layer.size).human();
+            self.log.event(Event::Finished { step: name, outcome });
         }
-        let begin = Instant::now();
         self.log.event(Event::Started { step: "compress".to_owned() });
         let compression = match self.plan.recipe.compression {
             Compression::Zstd => wire::Compression::Zstd,
@@ -299,10 +296,9 @@ impl Run<'_> {
             .flatten(&work.path().join(DISK), compression, self.log, self.cancel)
             .map_err(|source| self.broken(source))?;
         session.close(self.log).map_err(|source| self.broken(source))?;
-        let seconds = begin.elapsed().as_secs_f64();
         let size = ByteSize::from_bytes(flattened.file_size).human();
         let data = ByteSize::from_bytes(flattened.data).human();
-        let outcome = format!("{seconds:.1} s, {data} of data in {size}");
+        let outcome = format!("{data} of data in {size}");
         self.log.event(Event::Finished { step: "compress".to_owned(), outcome });
         Ok(Some(flattened))
     }

@@ -1,4 +1,17 @@
 //! Tests of the whole program and of the fences around its parts.
+#![expect(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "helpers of tests say what they measure, and what cannot go on says where"
+)]
 
 mod architecture;
+mod bases;
 mod basics;
+mod boot;
+mod disks;
+mod faults;
+mod remote;
+mod servers;
+mod world;

@@ -2,7 +2,11 @@
 //!
 //! This crate never calls the libraries of Labwright: it starts the program, as a user does.
 //!
-//! Main types: [`Lab`], a place where the program runs.
+//! Main types: [`Lab`], a place where the program runs; [`machine::Machine`], a machine that it runs;
+//! [`terminal::Door`], the way into that.
+
+pub mod machine;
+pub mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::sync::Once;
@@ -122,4 +126,15 @@ pub fn program() -> PathBuf {
 #[expect(clippy::disallowed_methods, reason = "nextest tells it by the environment only")]
 fn nextest_run() -> Option<String> {
     std::env::var("NEXTEST_RUN_ID").ok()
+}
+
+/// Whether a need is met. A missing one is said loudly, and fails the test where `LABWRIGHT_REQUIRE` names it.
+#[expect(clippy::disallowed_methods, clippy::print_stderr, reason = "the contract of the tests; a skip must be seen")]
+pub fn has(need: &str, met: bool) -> bool {
+    if !met {
+        let required = std::env::var("LABWRIGHT_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|name| name == need), "LABWRIGHT_REQUIRE names {need}, which is missing");
+        eprintln!("SKIPPED: needs {need}");
+    }
+    met
 }

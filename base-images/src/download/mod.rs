@@ -6,6 +6,7 @@ mod unpack;
 
 use std::fmt;
 use std::io::{Read, Seek};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -171,6 +172,36 @@ pub async fn url_base(source: &Source, context: &Context<'_>) -> Result<Base, Do
     let outcome = format!("{} {}", base.digest.short(), base.format);
     reporter.event(Event::Finished { step: format!("download {}", source.name), outcome });
     Ok(base)
+}
+
+/// Takes a file that is no disk from an address, as it is, or from the cache if it was taken before; returns where the
+/// cache keeps it.
+///
+/// Resumed and checked like a disk. The caller decides what the file is good for: nothing but its digest was looked at.
+pub async fn url_file(source: &Source, context: &Context<'_>) -> Result<PathBuf, DownloadError> {
+    let Context { fetcher, cache, reporter, cancel } = *context;
+    let kept = cache.file_path(&source.digest);
+    if kept.exists() {
+        return Ok(kept);
+    }
+    let key = format!("file-{}-{}", source.digest.algorithm().as_str(), source.digest.hex());
+    let _lock = {
+        let (cache, key, reporter, cancel) = (cache.clone(), key.clone(), Arc::clone(reporter), cancel.clone());
+        blocking(move || cache.lock(&key, &*reporter, &cancel)).await?
+    };
+    if kept.exists() {
+        return Ok(kept);
+    }
+    let step = format!("download {}", source.name);
+    reporter.event(Event::Started { step: step.clone() });
+    let partial = Partial::new(cache.partial_path(&key));
+    let wanted = Wanted { url: &source.url, digest: &source.digest, size: source.size };
+    transfer::transfer(fetcher, wanted, &partial, reporter, cancel).await?;
+    let kept = cache.store_file(partial.path(), &source.digest)?;
+    let path = partial.path().to_owned();
+    partial.remove().map_err(|source| DownloadError::File { path, source })?;
+    reporter.event(Event::Finished { step, outcome: source.digest.short().to_string() });
+    Ok(kept)
 }
 
 /// Runs something that waits for disks or locks where it holds up nobody.

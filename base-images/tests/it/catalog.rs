@@ -82,7 +82,7 @@ async fn a_name_is_looked_up_once_and_pinned() {
     for pinning in [Pinning::Extend, Pinning::Locked] {
         let error = pull(&entry, &mut lock, pinning, &elsewhere).await.unwrap_err();
         let text = "the vendor no longer has the test-1 for amd64 that the lock file pins: \
-                    `labwright base refresh test-1` takes the new one";
+                    `labwright base refresh` for the recipe takes the new one";
         assert_eq!(error.to_string(), text);
     }
     assert_eq!(lock, before);
@@ -102,7 +102,7 @@ async fn locked_means_locked() {
     let vendor = vendor(&shelf);
     let (entry, bench, mut lock) = (entry(&vendor, None), Bench::new(), Lock::default());
     let error = pull(&entry, &mut lock, Pinning::Locked, &bench).await.unwrap_err().to_string();
-    let text = "the lock file has no test-1 for amd64: build once without --locked, or `labwright base refresh test-1`";
+    let text = "the lock file has no test-1 for amd64: build once without --locked, or run `labwright base refresh` for the recipe";
     assert_eq!(error, text);
 
     let other = Pin { url: vendor.at("old/disk.img"), ..pin(&vendor, sha256(b"x")) };
@@ -110,7 +110,7 @@ async fn locked_means_locked() {
     let error = pull(&entry, &mut lock, Pinning::Locked, &bench).await.unwrap_err().to_string();
     let text = format!(
         "test-1 for amd64 is locked to {0}old/disk.img, but is now {0}latest/disk-amd64.img: \
-         `labwright base refresh test-1` accepts that",
+         `labwright base refresh` for the recipe accepts that",
         vendor.url
     );
     assert_eq!(error, text);

@@ -29,8 +29,6 @@ pub enum Tool {
     Mcopy,
     /// Makes directories in FAT file systems.
     Mmd,
-    /// Tells the kernel of partitions.
-    Partx,
     /// Drops free blocks of a mounted file system.
     Fstrim,
     /// Verifies OpenPGP signatures.
@@ -51,7 +49,7 @@ pub enum Tool {
 
 impl Tool {
     /// Every tool, in the order in which `doctor` lists them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 20] = [
         Self::QemuImg,
         Self::QemuStorageDaemon,
         Self::QemuSystemX86,
@@ -64,7 +62,6 @@ impl Tool {
         Self::MkfsFat,
         Self::Mcopy,
         Self::Mmd,
-        Self::Partx,
         Self::Fstrim,
         Self::Gpgv,
         Self::Sqv,
@@ -90,7 +87,6 @@ impl Tool {
             Self::MkfsFat => "mkfs.fat",
             Self::Mcopy => "mcopy",
             Self::Mmd => "mmd",
-            Self::Partx => "partx",
             Self::Fstrim => "fstrim",
             Self::Gpgv => "gpgv",
             Self::Sqv => "sqv",
@@ -114,7 +110,7 @@ impl Tool {
             Self::Mke2fs | Self::E2fsck | Self::Resize2fs => "e2fsprogs",
             Self::MkfsFat => "dosfstools",
             Self::Mcopy | Self::Mmd => "mtools",
-            Self::Partx | Self::Fstrim | Self::Unshare => "util-linux",
+            Self::Fstrim | Self::Unshare => "util-linux",
             Self::Gpgv => "gpgv",
             Self::Sqv => "sqv",
             Self::XfsGrowfs => "xfsprogs",

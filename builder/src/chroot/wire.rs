@@ -28,6 +28,8 @@ pub(crate) enum Order {
         next: PathBuf,
         /// The name that the finished overlay will have, which the new one records.
         finished_as: String,
+        /// Whether what the file system has freed is dropped from the overlay first: behind the last step.
+        trim: bool,
     },
     /// Writes the disk as one compressed qcow2 file.
     Flatten {

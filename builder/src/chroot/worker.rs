@@ -165,8 +165,8 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
         }
         Order::Grow => disk.as_mut().ok_or_else(closed)?.grow().map(|()| Reply::Done),
         Order::Step(step) => disk.as_mut().ok_or_else(closed)?.step(*step, replies).map(Reply::Ran),
-        Order::Commit { next, finished_as } => {
-            disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as).map(|()| Reply::Done)
+        Order::Commit { next, finished_as, trim } => {
+            disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as, trim).map(|()| Reply::Done)
         }
         Order::Flatten { destination, compression } => {
             disk.as_mut().ok_or_else(closed)?.flatten(&destination, compression, replies).map(Reply::Flattened)
@@ -353,7 +353,10 @@ impl Disk {
         })
     }
 
-    fn commit(&mut self, next: &Path, finished_as: String) -> Result<()> {
+    fn commit(&mut self, next: &Path, finished_as: String, trim: bool) -> Result<()> {
+        if trim {
+            self.mount()?.mount.fstrim()?;
+        }
         self.unmount()?;
         let backing = Backing { name: finished_as, format: Format::Qcow2 };
         create_overlay(next, &backing, self.size.bytes(), &self.cancel)?;
@@ -362,8 +365,7 @@ impl Disk {
     }
 
     fn flatten(&mut self, destination: &Path, compression: wire::Compression, replies: &Replies) -> Result<Flattened> {
-        let mounted = self.mount()?;
-        mounted.mount.fstrim()?;
+        // Not mounted again: that alone would write to the disk, and the same layers must give the same file.
         self.unmount()?;
         let raw = fs_err::File::open(self.chain.export_path())?;
         write(&raw, self.size, destination, compression, replies, &self.cancel)

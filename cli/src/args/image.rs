@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use labwright_core::{ByteSize, ImageRef};
+use labwright_core::ByteSize;
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -12,7 +12,7 @@ Examples:
 
 The machine runs on an overlay that is thrown away at the end; Ctrl-C powers it down.")]
 pub struct Run {
-    /// An image (NAME[:TAG] in the local store, oci:DIR[:TAG]), or a recipe or its directory, which is then the image
+    /// An image (NAME[:TAG] in the local store, oci:DIR[:TAG], oci-archive:FILE[:TAG]), or a recipe or its directory, which is then the image
     /// of that name in the local store
     pub image: String,
     /// A public SSH key for the image's user, and port 22 forwarded to loopback
@@ -39,32 +39,6 @@ pub struct Run {
     /// Writes what the machine's serial console says to this file
     #[arg(long, value_name = "FILE")]
     pub console: Option<PathBuf>,
-}
-
-/// Arguments of `push`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  labwright push debian-terminal oci:out:1.0.0
-  labwright push debian-terminal:1.0.0 registry.example/labs/debian-terminal:1.0.0
-
-A registry's credentials are read from where podman, skopeo and docker keep them.")]
-pub struct Push {
-    /// The image in the local store, NAME[:TAG]
-    pub image: ImageRef,
-    /// Where to: HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:TAG]; without a tag the image's own
-    pub target: ImageRef,
-    /// Talks HTTP without TLS to the registry; on loopback that is so anyway
-    #[arg(long)]
-    pub plain_http: bool,
-}
-
-/// Arguments of `inspect`.
-#[derive(Debug, Args)]
-#[command(after_help = "Example: labwright inspect --format json debian-terminal")]
-pub struct Inspect {
-    /// The image: NAME[:TAG] in the local store, or oci:DIR[:TAG]; without one, all images of the local store
-    pub image: Option<ImageRef>,
 }
 
 /// Arguments of `gc`.

@@ -3,12 +3,14 @@
 mod host;
 mod image;
 mod recipe;
+mod remote;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use host::{Completions, Doctor};
-pub use image::{Gc, Inspect, Push, Run};
+pub use image::{Gc, Run};
 pub use recipe::{Build, Check, New, Schema, SchemaKind};
+pub use remote::{Base, BasePull, BaseRefresh, Copy, Inspect, Pull, Push, Registries};
 
 /// Turns a text file into a lab that opens in a browser.
 #[derive(Debug, Parser)]
@@ -86,8 +88,15 @@ pub enum Command {
     Run(Run),
     /// Copy an image from the local store to a registry, an OCI layout or an archive
     Push(Push),
+    /// Bring an image from a registry, a layout or an archive into the local store
+    Pull(Pull),
+    /// Copy an image between registries, layouts, archives and the local store
+    Copy(Copy),
     /// Show what is in an image
     Inspect(Inspect),
+    /// List, fetch and update the disks that builds start from
+    #[command(subcommand)]
+    Base(Base),
     /// Remove what nothing needs any more, and what killed runs left behind
     Gc(Gc),
     /// Say what this host can and cannot do, and what to install
@@ -127,9 +136,15 @@ mod tests {
                 .expect("a string takes everything");
         };
         section("labwright", &mut command);
-        for sub in command.get_subcommands().cloned().collect::<Vec<_>>() {
-            if sub.get_name() != "help" && !sub.is_hide_set() {
-                section(&format!("labwright {}", sub.get_name()), &mut sub.clone().term_width(100));
+        let shown = |command: &clap::Command| -> Vec<clap::Command> {
+            let subs = command.get_subcommands().cloned();
+            subs.filter(|sub| sub.get_name() != "help" && !sub.is_hide_set()).collect()
+        };
+        for sub in shown(&command) {
+            section(&format!("labwright {}", sub.get_name()), &mut sub.clone().term_width(100));
+            for verb in shown(&sub) {
+                let name = format!("labwright {} {}", sub.get_name(), verb.get_name());
+                section(&name, &mut verb.clone().term_width(100));
             }
         }
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/cli.md");

@@ -3,6 +3,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use labwright_builder::StepKind;
 
+use super::Registries;
+
 /// Arguments of `new`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: labwright new web-shell && labwright build web-shell")]
@@ -48,6 +50,15 @@ pub struct Build {
     /// Builds and packs although the store has the image already
     #[arg(long)]
     pub force: bool,
+    /// Fails if labwright.lock has nothing for the base, or something else than is there now
+    #[arg(long, conflicts_with = "update")]
+    pub locked: bool,
+    /// Takes today's base and writes it into labwright.lock
+    #[arg(long)]
+    pub update: bool,
+    /// How registries are talked to.
+    #[command(flatten)]
+    pub registries: Registries,
 }
 
 /// Arguments of `schema`.

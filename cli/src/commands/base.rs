@@ -1,33 +1,192 @@
-//! Gets the disk that a recipe starts from.
+//! The disks that recipes start from: got for a build, and the verbs of `base`.
 
+mod verbs;
+
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use labwright_base_images::{Base, Bootstrap, Cache, Suite, bootstrap, file_base};
-use labwright_core::Arch;
-use labwright_recipes::resolved;
+use labwright_base_images::{
+    Base, Bootstrap, Cache, Entry, Fetcher, InImage, Limits, Lock, Pinning, Retry, Source, Suite, bootstrap, file_base,
+    find_entry, image_base, url_base, url_file,
+};
+use labwright_core::{Arch, Diagnostic, ImageRef};
+use labwright_recipes::resolved::{self, AccessSpec, LocalPath, Recipe, Ttyd};
+use labwright_recipes::{Feature, Loaded};
+use labwright_registry::{ExtractLimits, Images};
 
+use super::build::parent;
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
 
-/// The base of a recipe, made or copied into the cache if it is not there.
-///
-/// What this version cannot use is refused before, with its place in the recipe.
-pub(super) fn fetch(base: &resolved::Base, arch: Arch, context: &Context<'_>) -> Result<Base, CommandError> {
-    let cache = Cache::open(context.settings.home.join("bases"))?;
-    match base {
-        resolved::Base::Bootstrap { distribution: resolved::Distribution::Debian, suite } => {
-            let suite = Suite::from_str(suite).map_err(|source| {
-                let known: Vec<&str> = Suite::ALL.into_iter().map(Suite::as_str).collect();
-                CommandError::new(Kind::Input, source).hint(format!("this version bootstraps {}", known.join(" and ")))
-            })?;
-            Ok(bootstrap(&Bootstrap { suite, arch }, &cache, context.ui.reporter(), context.cancel)?)
-        }
-        resolved::Base::File { path, digest } => {
-            Ok(file_base(&path.path, digest, &cache, context.ui.reporter(), context.cancel)?)
-        }
-        resolved::Base::Catalogue(_)
-        | resolved::Base::Url(_)
-        | resolved::Base::Image(_)
-        | resolved::Base::Recipe(_) => Err(CommandError::sentence(Kind::Bug, "the base was not refused in time")),
+pub(super) use verbs::{base_image, run};
+
+/// The file beside a recipe that says what its base meant.
+const LOCK_NAME: &str = "labwright.lock";
+
+/// What a build may do with what is pinned in the lock file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pins {
+    /// What is pinned counts, what is not is looked up and pinned.
+    Keep,
+    /// Only what is pinned counts.
+    Locked,
+    /// Everything is looked up and pinned anew.
+    Update,
+}
+
+/// Gets bases and other files from elsewhere.
+pub(super) struct Bases<'a> {
+    cache: Cache,
+    fetcher: Fetcher,
+    images: &'a Images,
+    context: &'a Context<'a>,
+}
+
+impl<'a> Bases<'a> {
+    /// Opens the cache.
+    pub(super) fn open(images: &'a Images, context: &'a Context<'a>) -> Result<Self, CommandError> {
+        let cache = Cache::open(context.settings.home.join("bases"))?;
+        Ok(Self { cache, fetcher: Fetcher::new(Limits::default(), Retry::default())?, images, context })
     }
+
+    /// The base of a recipe, made, downloaded or copied into the cache if it is not there.
+    ///
+    /// What this version cannot use is refused before, with its place in the recipe.
+    pub(super) fn fetch(&self, loaded: &Loaded, arch: Arch, pins: Pins) -> Result<Base, CommandError> {
+        let Context { ui, cancel, runtime, .. } = *self.context;
+        match &loaded.recipe.base {
+            resolved::Base::Bootstrap { suite, .. } => {
+                let bootstrap_of = Bootstrap { suite: known_suite(suite)?, arch };
+                if pins == Pins::Update {
+                    bootstrap_of.forget(&self.cache)?;
+                }
+                Ok(bootstrap(&bootstrap_of, &self.cache, ui.reporter(), cancel)?)
+            }
+            resolved::Base::File { path, digest } => {
+                Ok(file_base(&path.path, digest, &self.cache, ui.reporter(), cancel)?)
+            }
+            resolved::Base::Url(remotes) => {
+                let remote = remotes.get(&arch).ok_or_else(|| no_arch("base", arch))?;
+                let reporter = ui.shared_reporter();
+                Ok(runtime.block_on(url_base(&source(remote)?, &self.download(&reporter)))?)
+            }
+            resolved::Base::Catalogue(name) => {
+                let (path, mut lock) = lock_of(loaded)?;
+                let base = self.catalogue(find_entry(name)?, arch, &mut lock, pins)?;
+                lock.save(&path)?;
+                Ok(base)
+            }
+            resolved::Base::Image(image) => {
+                let (path, mut lock) = lock_of(loaded)?;
+                let base = self.image(image, arch, &mut lock, pins)?;
+                lock.save(&path)?;
+                Ok(base)
+            }
+            resolved::Base::Recipe(_) => Err(CommandError::sentence(Kind::Bug, "the base was not refused in time")),
+        }
+    }
+
+    /// What a name of the catalogue means, under a lock that is changed but not saved.
+    fn catalogue(&self, entry: &Entry, arch: Arch, lock: &mut Lock, pins: Pins) -> Result<Base, CommandError> {
+        let reporter = self.context.ui.shared_reporter();
+        let (ui, runtime) = (self.context.ui, self.context.runtime);
+        if pins == Pins::Update
+            && let Some(old) = runtime.block_on(entry.refresh(arch, lock, &self.fetcher, self.context.cancel))?
+        {
+            ui.note(format!("{} for {arch} was {}", entry.name, old.digest.short()));
+        }
+        let pinning = if pins == Pins::Locked { Pinning::Locked } else { Pinning::Extend };
+        let base = runtime.block_on(entry.pull(arch, lock, pinning, &self.download(&reporter)))?;
+        Ok(base)
+    }
+
+    /// The disk of an image; one without a digest in its name is pinned.
+    fn image(&self, image: &ImageRef, arch: Arch, lock: &mut Lock, pins: Pins) -> Result<Base, CommandError> {
+        let Context { ui, cancel, runtime, .. } = *self.context;
+        let name = image.to_string();
+        let inspection = runtime.block_on(self.images.inspect(image, cancel))?;
+        if verbs::is_pinned(image) && lock.image(&name) != Some(&inspection.digest) {
+            if pins == Pins::Locked {
+                let text = match lock.image(&name) {
+                    Some(locked) => format!("`{name}` is locked to {locked}, but is now {}", inspection.digest),
+                    None => format!("{LOCK_NAME} has no digest for `{name}`"),
+                };
+                let hint = "`labwright base refresh` for the recipe accepts what is there now";
+                return Err(CommandError::sentence(Kind::Input, text).hint(hint));
+            }
+            if let Some(old) = lock.set_image(&name, inspection.digest.clone()) {
+                ui.note(format!("`{name}` was {} and is now {}", old.short(), inspection.digest.short()));
+            }
+        }
+        let platform = inspection.platforms.iter().find(|platform| platform.architecture == arch.as_str());
+        let manifest = &platform.ok_or_else(|| no_arch(&format!("image `{name}`"), arch))?.manifest;
+        let reporter = ui.shared_reporter();
+        let of = InImage { image: &name, manifest };
+        image_base(of, &self.cache, &reporter, cancel, |target| {
+            let limits = ExtractLimits::default();
+            let extract = self.images.extract_disk(image, Some(arch), target, &limits, &reporter, cancel);
+            Ok::<_, CommandError>(runtime.block_on(extract)?.digest)
+        })
+    }
+
+    /// Downloads the ttyd that a recipe names by its address, and makes it a file of the recipe.
+    pub(super) fn bring_ttyd(&self, recipe: &mut Recipe, arch: Arch) -> Result<(), CommandError> {
+        for access in &mut recipe.access {
+            let AccessSpec::Terminal { ttyd: Some(ttyd), .. } = &mut access.spec else { continue };
+            let Ttyd::Url(remotes) = ttyd else { continue };
+            let remote = remotes.get(&arch).ok_or_else(|| no_arch("ttyd", arch))?;
+            let reporter = self.context.ui.shared_reporter();
+            let path = self.context.runtime.block_on(url_file(&source(remote)?, &self.download(&reporter)))?;
+            let (written, digest) = (remote.url.clone(), remote.digest.clone());
+            *ttyd = Ttyd::File { path: LocalPath { written, path }, digest };
+        }
+        Ok(())
+    }
+
+    fn download<'b>(
+        &'b self,
+        reporter: &'b std::sync::Arc<dyn labwright_core::Reporter>,
+    ) -> labwright_base_images::Context<'b> {
+        labwright_base_images::Context {
+            fetcher: &self.fetcher,
+            cache: &self.cache,
+            reporter,
+            cancel: self.context.cancel,
+        }
+    }
+}
+
+/// The mistake in a recipe whose base is no name of the catalogue.
+pub(super) fn unknown_name(loaded: &Loaded) -> Option<Diagnostic> {
+    let resolved::Base::Catalogue(name) = &loaded.recipe.base else { return None };
+    let unknown = find_entry(name).err()?;
+    let (_, span) = loaded.features.iter().find(|(feature, _)| *feature == Feature::BaseCatalogue)?;
+    let hint = "`labwright base ls` lists the names".to_owned();
+    Some(Diagnostic::error(&loaded.file, *span, unknown.to_string()).hint(hint))
+}
+
+fn known_suite(suite: &str) -> Result<Suite, CommandError> {
+    Suite::from_str(suite).map_err(|source| {
+        let known: Vec<&str> = Suite::ALL.into_iter().map(Suite::as_str).collect();
+        CommandError::new(Kind::Input, source).hint(format!("this version bootstraps {}", known.join(" and ")))
+    })
+}
+
+/// The lock file beside a recipe, and what is in it.
+fn lock_of(loaded: &Loaded) -> Result<(PathBuf, Lock), CommandError> {
+    let path = parent(std::path::Path::new(&loaded.file.name)).join(LOCK_NAME);
+    let lock = Lock::load(&path)?;
+    Ok((path, lock))
+}
+
+fn source(remote: &resolved::Remote) -> Result<Source, CommandError> {
+    let url: url::Url = remote.url.parse().map_err(|source: url::ParseError| {
+        CommandError::new(Kind::Input, source).context(format!("`{}` is not an address", remote.url))
+    })?;
+    let name = url.path_segments().and_then(Iterator::last).filter(|name| !name.is_empty()).unwrap_or(&remote.url);
+    Ok(Source { name: name.to_owned(), url: url.clone(), digest: remote.digest.clone(), size: None })
+}
+
+fn no_arch(what: &str, arch: Arch) -> CommandError {
+    CommandError::sentence(Kind::Input, format!("the {what} is not for {arch}"))
 }

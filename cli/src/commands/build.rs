@@ -6,7 +6,8 @@ use labwright_recipes::{Feature, Loaded};
 use labwright_registry::{Descriptor, Layout, container_disk};
 use serde::Serialize;
 
-use super::{base, disk_cache, recipe_file};
+use super::base::{self, Bases, Pins};
+use super::{disk_cache, image, recipe_file};
 use crate::args::Build;
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -48,8 +49,17 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     refuse(&loaded)?;
     let arch = architecture(&loaded)?;
     let store = Layout::open_or_create(context.settings.store())?;
-    let base = base::fetch(&loaded.recipe.base, arch, context)?;
-    let plan = Plan::new(loaded.recipe, arch, base)?;
+    let images = image::images(context, &args.registries, &base::base_image(&loaded.recipe.base))?;
+    let bases = Bases::open(&images, context)?;
+    let pins = match (args.locked, args.update) {
+        (true, _) => Pins::Locked,
+        (false, true) => Pins::Update,
+        (false, false) => Pins::Keep,
+    };
+    let base = bases.fetch(&loaded, arch, pins)?;
+    let mut recipe = loaded.recipe;
+    bases.bring_ttyd(&mut recipe, arch)?;
+    let plan = Plan::new(recipe, arch, base)?;
 
     if args.output.is_none()
         && args.from.is_none()
@@ -116,7 +126,7 @@ fn already_built(plan: &Plan, store: &Layout, arch: Arch) -> Option<(String, Str
 }
 
 /// What to build for: this machine's own architecture.
-fn architecture(loaded: &Loaded) -> Result<Arch, CommandError> {
+pub(super) fn architecture(loaded: &Loaded) -> Result<Arch, CommandError> {
     let host =
         Arch::host().ok_or_else(|| CommandError::sentence(Kind::Host, "this machine is neither amd64 nor arm64"))?;
     if loaded.recipe.architectures.contains(&host) {
@@ -131,23 +141,21 @@ fn architecture(loaded: &Loaded) -> Result<Arch, CommandError> {
 }
 
 /// Refuses what the checker knows and this version cannot build.
-fn refuse(loaded: &Loaded) -> Result<(), CommandError> {
-    let refused = loaded.refuse(|feature| {
+pub(super) fn refuse(loaded: &Loaded) -> Result<(), CommandError> {
+    let mut refused = loaded.refuse(|feature| {
         let what = match feature {
             Feature::Architecture(arch) if Arch::host() == Some(arch) && arch == Arch::Amd64 => return None,
             // Another architecture beside one that works is simply not built here.
             Feature::Architecture(_) if loaded.recipe.architectures.contains(&Arch::Amd64) => return None,
             Feature::Architecture(_) => "disks for arm64",
-            Feature::BaseCatalogue => "bases from the catalogue",
-            Feature::BaseUrl => "bases from an address",
-            Feature::BaseImage => "bases from a containerDisk",
             Feature::BaseRecipe => "recipes on recipes",
             Feature::BuildSecrets => "build secrets",
             Feature::Desktop => "desktops",
-            Feature::OwnTtyd => return None,
+            Feature::BaseCatalogue | Feature::BaseUrl | Feature::BaseImage | Feature::OwnTtyd => return None,
         };
         Some(format!("this version of Labwright cannot build {what} yet"))
     });
+    refused.0.extend(base::unknown_name(loaded));
     if refused.0.is_empty() { Ok(()) } else { Err(refused.into()) }
 }
 

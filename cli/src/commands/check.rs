@@ -1,6 +1,7 @@
+use labwright_core::Diagnostics;
 use serde::Serialize;
 
-use super::recipe_file;
+use super::{base, recipe_file};
 use crate::args::{Check, Format};
 use crate::commands::Context;
 use crate::error::CommandError;
@@ -14,7 +15,13 @@ struct Answer<'a> {
 
 /// Finds every mistake in a recipe.
 pub(super) fn run(args: &Check, context: &Context<'_>) -> Result<(), CommandError> {
-    let result = recipe_file::load_recipe(&args.path, &args.set);
+    let result = recipe_file::load_recipe(&args.path, &args.set).and_then(|loaded| {
+        // The names of the catalogue are no matter of the recipe's grammar.
+        match base::unknown_name(&loaded) {
+            Some(mistake) => Err(Diagnostics(vec![mistake]).into()),
+            None => Ok(loaded),
+        }
+    });
     let found = match &result {
         Ok(loaded) => &loaded.warnings,
         Err(error) => match error.diagnostics() {

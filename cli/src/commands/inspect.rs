@@ -18,18 +18,22 @@ struct Line {
 /// Shows what is in an image, or which images there are.
 pub(super) fn run(args: &Inspect, context: &Context<'_>) -> Result<(), CommandError> {
     match &args.image {
-        Some(reference) => one(reference, context),
+        Some(reference) => one(reference, args, context),
         None => list(context),
     }
 }
 
-fn one(reference: &ImageRef, context: &Context<'_>) -> Result<(), CommandError> {
-    let images = image::images(context, Vec::new())?;
+fn one(reference: &ImageRef, args: &Inspect, context: &Context<'_>) -> Result<(), CommandError> {
+    let images = image::images(context, &args.registries, std::slice::from_ref(reference))?;
     if let ImageRef::Local { .. } = reference
         && !context.settings.store().exists()
     {
         let text = format!("there is no image `{reference}`: nothing was built yet");
         return Err(CommandError::sentence(Kind::Input, text).hint("`labwright build` makes images"));
+    }
+    if args.tags {
+        let tags = context.runtime.block_on(images.tags(reference, context.cancel))?;
+        return context.ui.result(&tags, || tags.join("\n"));
     }
     let inspection = context.runtime.block_on(images.inspect(reference, context.cancel))?;
     context.ui.result(&inspection, || text(&inspection))

@@ -1,6 +1,8 @@
 //! Directories of machines that run: locked while in use, swept when their owner is gone.
 
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -20,8 +22,12 @@ impl MachineDir {
     /// A new private directory below `parent`.
     pub(super) fn create(parent: &Path) -> io::Result<Self> {
         fs_err::create_dir_all(parent)?;
-        // Short, because the path of a socket has at most 107 bytes.
-        let dir = tempfile::Builder::new().prefix("m").rand_bytes(8).tempdir_in(parent)?;
+        // Short, because the path of a socket has at most 107 bytes; private, because the seed has the credential.
+        let dir = tempfile::Builder::new()
+            .prefix("m")
+            .rand_bytes(8)
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(parent)?;
         let lock = fs_err::File::create(dir.path().join(LOCK))?;
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Self { dir, _lock: lock })
@@ -66,12 +72,13 @@ mod tests {
         let used = MachineDir::create(parent.path()).unwrap();
         let killed = MachineDir::create(parent.path()).unwrap();
         // As after SIGKILL: the lock is gone, the directory stays.
-        let MachineDir { dir, _lock } = killed;
+        let MachineDir { dir, _lock: lock } = killed;
         let left = dir.keep();
-        drop(_lock);
+        drop(lock);
         assert_eq!(sweep(parent.path()).unwrap(), 1);
         assert!(!left.exists());
         assert!(used.file(LOCK).exists());
+        assert_eq!(used.dir.path().metadata().unwrap().permissions().mode() & 0o777, 0o700);
         used.close().unwrap();
         assert_eq!(sweep(parent.path()).unwrap(), 0);
     }

@@ -4,6 +4,7 @@ mod base;
 mod build;
 mod check;
 mod completions;
+mod copy;
 mod disk_cache;
 mod doctor;
 mod gc;
@@ -11,6 +12,7 @@ mod image;
 mod inspect;
 mod machine_dir;
 mod new;
+mod pull;
 mod push;
 mod recipe_file;
 mod run;
@@ -46,6 +48,9 @@ pub fn dispatch(command: Command, context: &Context<'_>) -> Result<(), CommandEr
         Command::Build(args) => build::run(&args, context),
         Command::Run(args) => run::run(&args, context),
         Command::Push(args) => push::run(&args, context),
+        Command::Pull(args) => pull::run(&args, context),
+        Command::Copy(args) => copy::run(&args, context),
+        Command::Base(verb) => base::run(&verb, context),
         Command::Inspect(args) => inspect::run(&args, context),
         Command::Gc(args) => gc::run(&args, context),
         Command::Doctor(_) => doctor::run(context),

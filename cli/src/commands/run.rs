@@ -19,7 +19,7 @@ use serde_json::json;
 use super::image::Found;
 use super::machine_dir::MachineDir;
 use super::{disk_cache, image, recipe_file};
-use crate::args::Run;
+use crate::args::{Registries, Run};
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
 
@@ -89,7 +89,7 @@ struct Way {
 /// Boots an image, says how to get in, and waits until it ends or Ctrl-C ends it.
 pub(super) fn run(args: &Run, context: &Context<'_>) -> Result<(), CommandError> {
     let reference = reference(&args.image)?;
-    let images = image::images(context, Vec::new())?;
+    let images = image::images(context, &Registries::default(), &[])?;
     let found = image::find(&reference, &images, context)?;
     let guest = Guest::new(&found);
     let disk = disk_cache::get(&found, &images, context)?;

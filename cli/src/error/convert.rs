@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use labwright_base_images::{BootstrapError, CacheError, FileBaseError};
-use labwright_builder::{BuildError, FailureKind, HomeError, PlanError, SessionError};
+use labwright_base_images::{
+    BootstrapError, CacheError, CatalogError, DownloadError, FileBaseError, ImageBaseError, LockError, SignatureError,
+    UnknownBase,
+};
+use labwright_builder::{BuildError, FailureKind, HomeError, LayerError, PlanError, SessionError};
 use labwright_core::Cancelled;
 use labwright_disk::inspect::InspectError;
 use labwright_host::ToolError;
@@ -74,6 +77,58 @@ impl From<BootstrapError> for CommandError {
     }
 }
 
+impl From<DownloadError> for CommandError {
+    fn from(error: DownloadError) -> Self {
+        match error {
+            DownloadError::Cancelled(cancelled) => cancelled.into(),
+            DownloadError::Cache(error) => error.into(),
+            error @ (DownloadError::Client(_) | DownloadError::File { .. }) => Self::new(Kind::Host, error),
+            error => Self::new(Kind::Remote, error),
+        }
+    }
+}
+
+impl From<CatalogError> for CommandError {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::Download(error) => error.into(),
+            error @ (CatalogError::NoArch { .. } | CatalogError::NotLocked { .. } | CatalogError::Drift { .. }) => {
+                Self::new(Kind::Input, error)
+            }
+            error @ CatalogError::Signature {
+                source: SignatureError::NoTool | SignatureError::Tool(_) | SignatureError::Io(_),
+                ..
+            } => Self::new(Kind::Host, error),
+            error => Self::new(Kind::Remote, error),
+        }
+    }
+}
+
+impl From<UnknownBase> for CommandError {
+    fn from(error: UnknownBase) -> Self {
+        Self::new(Kind::Input, error).hint("`labwright base ls` lists the names")
+    }
+}
+
+impl From<LockError> for CommandError {
+    fn from(error: LockError) -> Self {
+        match error {
+            error @ LockError::Io { .. } => Self::new(Kind::Host, error),
+            error @ (LockError::Syntax { .. } | LockError::Version { .. }) => Self::new(Kind::Input, error),
+        }
+    }
+}
+
+impl From<ImageBaseError> for CommandError {
+    fn from(error: ImageBaseError) -> Self {
+        match error {
+            ImageBaseError::Cancelled(cancelled) => cancelled.into(),
+            ImageBaseError::Cache(error) => error.into(),
+            error @ ImageBaseError::Refused { .. } => Self::new(Kind::Input, error),
+        }
+    }
+}
+
 impl From<HomeError> for CommandError {
     fn from(error: HomeError) -> Self {
         Self::new(Kind::Host, error)
@@ -90,11 +145,10 @@ impl From<BuildError> for CommandError {
     fn from(error: BuildError) -> Self {
         let text = error.to_string();
         match error {
-            BuildError::Cancelled(cancelled) => cancelled.into(),
+            BuildError::Cancelled(cancelled) | BuildError::Layers(LayerError::Cancelled(cancelled)) => cancelled.into(),
             BuildError::Step { log, source, .. } => Self::from_session(source, Kind::Step).of_build(text, &log),
             BuildError::Disk { log, source } => Self::from_session(source, Kind::Host).of_build(text, &log),
             BuildError::Home(error) => error.into(),
-            BuildError::Layers(labwright_builder::LayerError::Cancelled(cancelled)) => cancelled.into(),
             BuildError::Layers(error) => Self::new(Kind::Host, error),
         }
     }

@@ -31,7 +31,15 @@ Unit=labwright-front-door.service
 WantedBy=multi-user.target
 ";
 
-/// All files, in the order of their paths' purpose: account, programs, units.
+/// Debian's resolver answers questions of the whole local network on port 5355 (LLMNR). Nobody asked for that, and
+/// of a session nothing but the front door is to be reached.
+const RESOLVER: &str = "\
+[Resolve]
+LLMNR=no
+MulticastDNS=no
+";
+
+/// All files, in the order of their paths' purpose: account, programs, resolver, units.
 pub(super) fn all(door: &FrontDoor) -> Vec<ConfigFile> {
     let file = |path: String, mode: u32, content: String| ConfigFile {
         path: path.parse().expect("a constant path, or one that ends with a checked name, is absolute and clean"),
@@ -42,6 +50,7 @@ pub(super) fn all(door: &FrontDoor) -> Vec<ConfigFile> {
         file(SYSUSERS.to_owned(), 0o644, SYSUSERS_TEXT.to_owned()),
         file("/usr/lib/labwright/front-door".to_owned(), 0o755, script(door)),
         file("/usr/lib/labwright/nginx.conf".to_owned(), 0o644, nginx(door)),
+        file("/etc/systemd/resolved.conf.d/labwright.conf".to_owned(), 0o644, RESOLVER.to_owned()),
         file("/etc/systemd/system/labwright-front-door.path".to_owned(), 0o644, PATH_UNIT.to_owned()),
         file("/etc/systemd/system/labwright-front-door.service".to_owned(), 0o644, service(door)),
     ];

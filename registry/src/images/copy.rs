@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use labwright_core::{Arch, Cancel, Event, ImageRef, Reporter};
 
 use super::source::{Parts, Place, Source, blocking};
@@ -15,6 +16,9 @@ use crate::container_disk::choose;
 use crate::document::{Descriptor, Document};
 use crate::layout::{Layout, LayoutError, WriteGuard};
 use crate::remote::{Progress, Repository, Sent, size_warnings};
+
+/// How often a copy looks whether it should stop.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
 
 /// What is copied.
 #[derive(Debug, Clone, Copy)]
@@ -84,16 +88,7 @@ impl Images {
             }
         }
         let mut copied = Copied { image: source.root.clone(), tag: None, bytes: 0, sent: 0, existed: 0, mounted: 0 };
-        let (from, to) = (&source, &target);
-        // Owned descriptors: with borrowed ones the compiler cannot see that this future may move between threads.
-        let transfers = stream::iter(parts.blobs.clone())
-            .map(|blob| async move {
-                let sent = transfer(from, to, &blob, reporter, cancel).await?;
-                Ok::<_, ImagesError>((blob.size, sent))
-            })
-            .buffer_unordered(self.remote.options().parallel.max(1));
-        let results: Vec<_> = transfers.try_collect().await?;
-        for (size, sent) in results {
+        for (size, sent) in self.transfers(&source, &target, &parts, reporter, cancel).await? {
             match sent {
                 Sent::Existed => copied.existed += 1,
                 Sent::Mounted => copied.mounted += 1,
@@ -105,6 +100,49 @@ impl Images {
         }
         copied.tag = finish(&source, &parts, target, cancel).await?;
         Ok(copied)
+    }
+
+    /// Brings all blobs into the target, several at once. When one fails, the others are told to stop and waited for,
+    /// so that each ends its upload in the registry before the failure is returned.
+    async fn transfers(
+        &self,
+        source: &Source,
+        target: &Target,
+        parts: &Parts,
+        reporter: &Arc<dyn Reporter>,
+        cancel: &Cancel,
+    ) -> Result<Vec<(u64, Sent)>, ImagesError> {
+        let stop = Cancel::new();
+        let stopping = &stop;
+        // Owned descriptors: with borrowed ones the compiler cannot see that this future may move between threads.
+        let mut transfers = stream::iter(parts.blobs.clone())
+            .map(|blob| async move {
+                let sent = transfer(source, target, &blob, reporter, stopping).await?;
+                Ok::<_, ImagesError>((blob.size, sent))
+            })
+            .buffer_unordered(self.remote.options().parallel.max(1));
+        let (mut done, mut failed) = (Vec::new(), None);
+        loop {
+            let next = tokio::select! {
+                next = transfers.next() => next,
+                () = tokio::time::sleep(CANCEL_POLL) => {
+                    if cancel.is_cancelled() {
+                        stop.cancel();
+                    }
+                    continue;
+                }
+            };
+            match next {
+                Some(Ok(sent)) => done.push(sent),
+                Some(Err(error)) => {
+                    stop.cancel();
+                    // What fails after that fails because it was stopped.
+                    failed.get_or_insert(error);
+                }
+                None => break,
+            }
+        }
+        failed.map_or(Ok(done), Err)
     }
 
     fn target(&self, target: &ImageRef, source: &Source) -> Result<Target, ImagesError> {

@@ -1,6 +1,7 @@
 //! One request: authorization, redirects, time limits, and what a bad answer means.
 
 use std::future::Future;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -88,6 +89,7 @@ impl Repository {
             request = body(request.headers(headers));
             let response =
                 request.send().await.map_err(|error| RemoteError::from_http(&self.registry, call.action, error))?;
+            self.remote.0.reached.store(true, Ordering::Relaxed);
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
                 return Ok(response);
             }

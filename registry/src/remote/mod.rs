@@ -13,6 +13,7 @@ mod wait;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -110,6 +111,8 @@ struct Inner {
     tokens: Mutex<HashMap<(String, String), Token>>,
     /// Held while a token is fetched, so that parallel blobs ask for one token and not for one each.
     fetching: tokio::sync::Mutex<()>,
+    /// Whether any server has answered: one that never did is more likely a wrong name than one that comes back.
+    reached: AtomicBool,
 }
 
 impl fmt::Debug for Remote {
@@ -155,6 +158,7 @@ impl Remote {
             challenges: Mutex::default(),
             tokens: Mutex::default(),
             fetching: tokio::sync::Mutex::default(),
+            reached: AtomicBool::new(false),
         })))
     }
 

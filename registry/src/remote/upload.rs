@@ -39,6 +39,10 @@ const AHEAD: usize = 4;
 /// How long a registry may take to check and store a complete blob: it hashes gigabytes and may copy them.
 const COMMIT: Duration = Duration::from_mins(15);
 
+/// How long after each request to end an upload it is looked whether it has ended.
+const ABANDON_PAUSES: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900)];
+
 /// Where the bytes of an upload come from; it can be read again from any place.
 #[derive(Debug, Clone)]
 pub(crate) enum Body {
@@ -390,10 +394,28 @@ impl Upload<'_> {
     }
 
     /// Tells the registry that an upload will not go on. Nobody waits long for that.
+    ///
+    /// A registry that has not noticed yet that the request with the bytes is gone may write the upload's state once
+    /// more after it was deleted; so it is asked, and told again.
     async fn abandon(&self, session: Option<Session>) {
         let Some(session) = session else { return };
-        let call = Call::new(Method::DELETE, session.url, Scope::Push, &self.action);
-        drop(tokio::time::timeout(Duration::from_secs(2), self.repository.send(&call)).await);
+        let told = async {
+            for pause in ABANDON_PAUSES {
+                let call = Call::new(Method::DELETE, session.url.clone(), Scope::Push, &self.action);
+                let answer = self.repository.send(&call).await?;
+                if !answer.status().is_success() && answer.status() != StatusCode::NOT_FOUND {
+                    tracing::debug!(status = %answer.status(), "the registry does not end the upload");
+                    return Ok(());
+                }
+                tokio::time::sleep(pause).await;
+                let call = Call::new(Method::GET, session.url.clone(), Scope::Push, &self.action);
+                if self.repository.send(&call).await?.status() == StatusCode::NOT_FOUND {
+                    return Ok(());
+                }
+            }
+            Ok::<_, RemoteError>(())
+        };
+        drop(tokio::time::timeout(Duration::from_secs(3), told).await);
     }
 }
 

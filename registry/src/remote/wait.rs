@@ -13,6 +13,9 @@ use super::{RemoteError, Repository};
 /// How often a waiting call looks whether it should stop.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How often a server is tried again that has never answered: a user with a typing mistake waits for it.
+const STRANGER_RETRIES: u32 = 1;
+
 /// Bytes between two progress events.
 const STEP: u64 = 1 << 20;
 
@@ -57,7 +60,10 @@ impl Repository {
         cancel: &Cancel,
     ) -> Result<(), RemoteError> {
         let options = &self.remote.0.options;
-        if !error.is_transient() || failures > options.retries {
+        let reached = self.remote.0.reached.load(Ordering::Relaxed);
+        let stranger = matches!(error, RemoteError::Unreachable { .. }) && !reached;
+        let retries = if stranger { options.retries.min(STRANGER_RETRIES) } else { options.retries };
+        if !error.is_transient() || failures > retries {
             return Err(error);
         }
         let own = options.backoff.saturating_mul(1 << (failures - 1).min(16));

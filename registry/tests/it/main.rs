@@ -3,6 +3,7 @@
 
 mod common;
 mod container_disk;
+mod corpus;
 mod extract;
 mod fake;
 mod fake_registry;

@@ -1,0 +1,240 @@
+//! Builds that are stopped, killed, starved and lied to: nothing is left behind, and the next build is right.
+
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+use crate::world::{World, can_build, files, text, tool};
+
+const BODY: &str = "\
+disk: {size: 640Mi}
+users:
+  - {name: student, shell: /bin/bash}
+write_files:
+  - {path: /etc/motd, content: \"Welcome\\n\"}
+  - {path: /opt/tree/, from: ./tree/, owner: \"student:student\"}
+runcmd:
+  - |
+    setsid sh -c 'while :; do date >> /opt/daemon.log; sleep 0.1; done' >/dev/null 2>&1 </dev/null &
+    for part in 1 2 3 4 5; do sleep 0.2; echo $part; echo $part >> /opt/parts; done
+  - [sh, -c, 'echo done > /opt/done']
+";
+/// How often each signal is sent.
+const ROUNDS: u32 = 20;
+
+fn world() -> World {
+    let world = World::new("faults", BODY);
+    world.lab.write("r/tree/one", "one\n");
+    world.lab.write("r/tree/sub/two", "two\n");
+    world
+}
+
+/// Has the kernel send a signal.
+fn signal(child: &Child, signal: &str) {
+    // It may have ended by itself a moment ago.
+    drop(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).output());
+}
+
+/// A random number from a seed (SplitMix64).
+fn random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// Every disk that the home keeps is the one that the recipe describes.
+fn assert_right(world: &World) {
+    let disks = files(&world.home().join("disks"));
+    assert!(!disks.is_empty(), "the build kept no disk");
+    for qcow2 in disks {
+        let disk = world.disk(&qcow2);
+        disk.check();
+        assert_eq!(disk.read("/etc/motd"), "Welcome\n");
+        assert_eq!(disk.read("/opt/tree/one"), "one\n");
+        assert_eq!(disk.read("/opt/tree/sub/two"), "two\n");
+        assert_eq!(disk.read("/opt/parts"), "1\n2\n3\n4\n5\n");
+        assert_eq!(disk.read("/opt/done"), "done\n");
+        assert_ne!(disk.read("/opt/daemon.log"), "", "the daemon ran");
+        assert!(disk.read("/etc/passwd").contains("student:"));
+    }
+}
+
+/// Forgets the results, so that the next build has to make one; the step cache stays.
+fn forget_results(world: &World) {
+    for name in ["disks", "store"] {
+        let dir = world.home().join(name);
+        if dir.exists() {
+            fs_err::remove_dir_all(dir).unwrap();
+        }
+    }
+}
+
+fn stopped(name: &str, code: Option<i32>) {
+    if !can_build() {
+        return;
+    }
+    let world = world();
+    world.build_well(&[]);
+    let begin = Instant::now();
+    world.build_well(&["--from", "disk"]);
+    let whole = begin.elapsed();
+    let mut seed = u64::from(begin.elapsed().subsec_nanos());
+    eprintln!("{name}: a build takes {whole:?}, seed {seed}");
+    let mut hits = 0;
+    for round in 0..ROUNDS {
+        forget_results(&world);
+        if round % 5 == 0 {
+            fs_err::remove_dir_all(world.home().join("bases")).unwrap();
+        }
+        let permille = u32::try_from(random(&mut seed) % 1000).unwrap();
+        let moment = whole * permille / 1000;
+        let mut build = world.start(&["--from", "disk"]);
+        std::thread::sleep(moment);
+        signal(&build, name);
+        let status = build.wait().unwrap();
+        let what = format!("round {round}: {name} after {moment:?} of {whole:?}");
+        if status.code() != Some(0) {
+            hits += 1;
+            let words = fs_err::read_to_string(world.lab.path().join("stderr")).unwrap();
+            // A signal that comes before the program listens ends it as it ends any program.
+            let early = moment < Duration::from_millis(100);
+            assert!(status.code() == code || early && status.code().is_none(), "{what}: {status}\n{words}");
+        }
+        world.assert_nothing_left(&what);
+        world.assert_believable();
+        if code.is_some() {
+            assert_eq!(files(&world.home().join("work")), Vec::<std::path::PathBuf>::new(), "{what}");
+        }
+        // What the stopped build finished is used, and what it left half-made is not.
+        world.build_well(&[]);
+        assert_eq!(files(&world.home().join("work")), Vec::<std::path::PathBuf>::new(), "{what}: not swept");
+        if round % 10 == 9 {
+            assert_right(&world);
+        }
+    }
+    assert!(hits >= ROUNDS / 2, "only {hits} of {ROUNDS} signals came before the end");
+}
+
+#[test]
+fn build_survives_sigint() {
+    stopped("INT", Some(130));
+}
+
+#[test]
+fn build_survives_sigterm() {
+    stopped("TERM", Some(130));
+}
+
+#[test]
+fn build_survives_sigkill() {
+    stopped("KILL", None);
+}
+
+#[test]
+fn build_with_a_full_cache_disk_stores_nothing_damaged() {
+    if !can_build() {
+        return;
+    }
+    // The first fails in the guest; in the second, only syncfs at the end of the step tells.
+    for (name, sync) in [("full-seen", "&& sync"), ("full-late", "")] {
+        let write = "dd if=/dev/urandom of=/opt/big bs=1M count=100";
+        let world = World::new(name, &format!("runcmd: [\"{write} {sync}\"]\n"));
+        let home = world.home();
+        fs_err::create_dir(&home).unwrap();
+        let unmount = Unmount(&home);
+        // The base takes 65 MiB of it, and the disk takes 100 more while it is built.
+        tool("mount", &["-t", "tmpfs", "-o", "size=130m", "tmpfs", text(&home)]);
+        let said = world.build(&[]);
+        assert_eq!(said.code, 3, "{said}");
+        assert!(said.err.contains(&format!("the disk that holds {}/work/", text(&home))), "{said}");
+        assert!(said.err.contains(" is full\""), "{said}");
+        world.assert_believable();
+        assert!(world.layers().is_empty(), "{:?}", world.layers());
+        assert_eq!(files(&home.join("work")), Vec::<std::path::PathBuf>::new());
+
+        tool("mount", &["-o", "remount,size=2g", text(&home)]);
+        world.build_well(&[]);
+        let disk = world.disk(&files(&home.join("disks"))[0]);
+        disk.check();
+        assert!(String::from_utf8(disk.debugfs("stat /opt/big")).unwrap().contains("Size: 104857600"));
+        drop(unmount);
+    }
+}
+
+/// Unmounts, also after a failed assertion.
+struct Unmount<'a>(&'a Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        drop(Command::new("umount").args(["-l", text(self.0)]).output());
+    }
+}
+
+#[test]
+fn build_twice_at_once_works_once() {
+    if !can_build() {
+        return;
+    }
+    let world = world();
+    let mut other = world.start(&[]);
+    let answer = world.build_well(&[]);
+    assert_eq!(other.wait().unwrap().code(), Some(0));
+    // Both took every layer from whoever was first: each step has one, and it is in both results.
+    let steps: Vec<String> = world.layers().into_iter().map(|(step, ..)| step).collect();
+    assert_eq!(steps.len(), 5, "{steps:?}");
+    let again = world.build_well(&[]);
+    assert_eq!((&again["unchanged"], &again["digest"]), (&Value::Bool(true), &answer["digest"]));
+    assert_right(&world);
+    assert_eq!(files(&world.home().join("disks")).len(), 1, "one disk means one digest");
+    world.assert_nothing_left("two builds");
+}
+
+/// The steps that a build took from the cache.
+fn cached(answer: &Value) -> usize {
+    answer["steps"].as_array().unwrap().iter().filter(|step| step["cached"] == true).count()
+}
+
+#[test]
+fn build_finds_damaged_layers_and_makes_them_anew() {
+    if !can_build() {
+        return;
+    }
+    let world = world();
+    world.build_well(&[]);
+    let damage = |name: &str, intact: usize, act: &dyn Fn()| {
+        act();
+        let answer = world.build_well(&["--force"]);
+        assert_eq!(cached(&answer), intact, "{name}: {answer}");
+        world.assert_believable();
+        assert_eq!(cached(&world.build_well(&["--force"])), 5, "{name}: built anew and kept");
+    };
+    // The steps are disk, users, files, commands and seal.
+    damage("a flipped byte", 2, &|| {
+        let path = world.layer("files");
+        let mut bytes = fs_err::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs_err::write(&path, bytes).unwrap();
+    });
+    damage("a truncated file", 3, &|| {
+        let path = world.layer("commands");
+        let file = fs_err::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    });
+    damage("a missing parent", 1, &|| fs_err::remove_file(world.layer("users")).unwrap());
+    damage("a record of another parent", 3, &|| {
+        let path = world.layer("commands").with_extension("json");
+        let mut record: Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+        record["parent"] = Value::String("0".repeat(32));
+        fs_err::write(&path, record.to_string()).unwrap();
+    });
+    damage("half a record", 4, &|| fs_err::write(world.layer("seal").with_extension("json"), "{\"key\"").unwrap());
+    forget_results(&world);
+    world.build_well(&[]);
+    assert_right(&world);
+}
