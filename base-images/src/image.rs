@@ -2,7 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use fs_err as fs;
-use labwright_core::{ByteSize, Cancel, Cancelled, Digest, Event, Reporter};
+use labwright_core::{Arch, ByteSize, Cancel, Cancelled, Digest, Event, Reporter};
 use labwright_disk::inspect::{InspectError, Limits, inspect};
 
 use crate::cache::Record;
@@ -32,8 +32,10 @@ pub enum ImageBaseError {
 pub struct InImage<'a> {
     /// The image as it was named, for people.
     pub image: &'a str,
-    /// The digest of the manifest that has the disk: what the cache finds the disk by.
-    pub manifest: &'a Digest,
+    /// The digest of what the name means, an index or a manifest: with the architecture, what the cache finds the disk by.
+    pub digest: &'a Digest,
+    /// Which of the image's disks.
+    pub arch: Arch,
 }
 
 /// Takes the disk of an image from the cache, else lets `extract` write it to a path and takes it in from there.
@@ -47,7 +49,7 @@ pub fn image_base<E: From<ImageBaseError>>(
     cancel: &Cancel,
     extract: impl FnOnce(&Path) -> Result<Digest, E>,
 ) -> Result<Base, E> {
-    let key = format!("image-{}-{}", of.manifest.algorithm().as_str(), of.manifest.hex());
+    let key = format!("image-{}-{}-{}", of.digest.algorithm().as_str(), of.digest.hex(), of.arch);
     if let Some(base) = cache.find_name(&key) {
         return Ok(base);
     }
@@ -94,8 +96,8 @@ mod tests {
         let reporter: Arc<dyn Reporter> = Arc::new(Quiet);
         let mut raw = vec![0; 1 << 20];
         raw[510..512].copy_from_slice(&[0x55, 0xaa]);
-        let manifest = Digest::sha256(b"manifest");
-        let of = InImage { image: "oci:x", manifest: &manifest };
+        let digest = Digest::sha256(b"manifest");
+        let of = InImage { image: "oci:x", digest: &digest, arch: Arch::Amd64 };
         let take = |bytes: Option<&[u8]>| {
             image_base::<ImageBaseError>(of, &cache, &reporter, &Cancel::new(), |path| {
                 let bytes = bytes.expect("it was in the cache");

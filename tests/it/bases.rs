@@ -5,7 +5,7 @@ use std::path::Path;
 use labwright_tests::{Lab, Said, said};
 use serde_json::{Value, json};
 
-use crate::servers::{Vendor, certificates, have, proxy_to, recipe, run, sha256, small_disk};
+use crate::servers::{Registry, Vendor, certificates, have, proxy_to, recipe, run, sha256, small_disk};
 
 const TOOLS: [&str; 5] = ["nginx", "openssl", "mke2fs", "sfdisk", "xz"];
 
@@ -188,6 +188,24 @@ fn a_containerdisk_that_buildah_made() {
     assert_eq!(list["cache"][0]["digest"], sha256(&lab.path().join("disk.raw")).as_str());
     assert_eq!(list["cache"][0]["origin"], json!({"kind": "image", "image": "oci:made:one"}));
     assert_eq!(lab.run(&["build", "--locked"]).code, 0);
+
+    // In a registry the digest is in the name: once the disk is in the cache, the registry is not needed.
+    if have("registry", &["docker-registry", "skopeo"]) {
+        let registry = Registry::plain(lab.path());
+        let there = format!("{}/a/base", registry.host());
+        let target = format!("docker://{there}:1");
+        run("skopeo", &["copy", "-q", "--dest-tls-verify=false", &format!("oci:{}:one", at("made")), &target]);
+        let found = answer(&lab.run(&["inspect", "--format", "json", "--plain-http", &format!("{there}:1")]));
+        let digest = found["digest"].as_str().unwrap();
+        lab.write("r/recipe.yaml", &recipe("from-registry", &format!("{{image: '{there}@{digest}'}}"), ""));
+        let said = lab.run(&["build", "--plain-http", "--locked", "r"]);
+        assert_eq!((said.code, said.out.as_str()), (0, "from-registry:1.0.0\n"), "{said}");
+        drop(registry);
+        assert_eq!(lab.run(&["build", "--locked", "r"]).code, 0);
+        let moved = digest.replace(&digest[7..15], "00000000");
+        lab.write("r/recipe.yaml", &recipe("from-registry", &format!("{{image: '{there}@{moved}'}}"), ""));
+        assert_eq!(lab.run(&["build", "--plain-http", "r"]).code, 4);
+    }
 
     // The name means another image now.
     lab.write("Containerfile", "FROM scratch\nLABEL a=b\nADD --chown=107:107 disk.raw /disk/\n");

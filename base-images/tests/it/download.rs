@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::{Bench, Request, Vendor, answer, cut, disk, head, honest, sha256};
-use labwright_base_images::{DiskFormat, DownloadError, Source, url_base};
+use labwright_base_images::{DiskFormat, DownloadError, Source, url_base, url_file};
 use labwright_core::{Algorithm, ByteSize, Digest, Event, Hasher};
 
 fn source(vendor: &Vendor, path: &str, digest: Digest) -> Source {
@@ -388,4 +388,22 @@ async fn a_disk_that_lost_bytes_in_the_cache_is_not_believed() {
     let again = url_base(&source, &bench.context()).await.unwrap();
     assert_eq!(fs_err::read(again.path).unwrap(), body);
     assert_eq!(vendor.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_disk_is_taken_as_it_is() {
+    let body = b"\x7fELF and more".to_vec();
+    let vendor = Vendor::new({
+        let body = body.clone();
+        move |request, _, stream| honest(request, stream, &body, "\"a\"")
+    });
+    let bench = Bench::new();
+    let good = source(&vendor, "ttyd", sha256(&body));
+    let path = url_file(&good, &bench.context()).await.unwrap();
+    assert_eq!(fs_err::read(&path).unwrap(), body);
+    assert_eq!(url_file(&good, &bench.context()).await.unwrap(), path);
+    assert_eq!(vendor.requests(), [get("/ttyd")]);
+    let bad = source(&vendor, "ttyd", sha256(b"other"));
+    assert!(matches!(url_file(&bad, &bench.context()).await, Err(DownloadError::Digest { .. })));
+    assert!(bench.files().is_empty(), "nothing of a wrong file is kept");
 }

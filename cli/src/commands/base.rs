@@ -9,7 +9,7 @@ use labwright_base_images::{
     Base, Bootstrap, Cache, Entry, Fetcher, InImage, Limits, Lock, Pinning, Retry, Source, Suite, bootstrap, file_base,
     find_entry, image_base, url_base, url_file,
 };
-use labwright_core::{Arch, Diagnostic, ImageRef};
+use labwright_core::{Arch, Diagnostic, Digest, ImageRef, Registry};
 use labwright_recipes::resolved::{self, AccessSpec, LocalPath, Recipe, Ttyd};
 use labwright_recipes::{Feature, Loaded};
 use labwright_registry::{ExtractLimits, Images};
@@ -100,33 +100,52 @@ impl<'a> Bases<'a> {
         Ok(base)
     }
 
-    /// The disk of an image; one without a digest in its name is pinned.
+    /// The disk of an image; one without a digest in its name is pinned, one with a digest is not asked for again.
     fn image(&self, image: &ImageRef, arch: Arch, lock: &mut Lock, pins: Pins) -> Result<Base, CommandError> {
         let Context { ui, cancel, runtime, .. } = *self.context;
         let name = image.to_string();
-        let inspection = runtime.block_on(self.images.inspect(image, cancel))?;
-        if verbs::is_pinned(image) && lock.image(&name) != Some(&inspection.digest) {
-            if pins == Pins::Locked {
-                let text = match lock.image(&name) {
-                    Some(locked) => format!("`{name}` is locked to {locked}, but is now {}", inspection.digest),
-                    None => format!("{LOCK_NAME} has no digest for `{name}`"),
-                };
-                let hint = "`labwright base refresh` for the recipe accepts what is there now";
-                return Err(CommandError::sentence(Kind::Input, text).hint(hint));
-            }
-            if let Some(old) = lock.set_image(&name, inspection.digest.clone()) {
-                ui.note(format!("`{name}` was {} and is now {}", old.short(), inspection.digest.short()));
-            }
-        }
-        let platform = inspection.platforms.iter().find(|platform| platform.architecture == arch.as_str());
-        let manifest = &platform.ok_or_else(|| no_arch(&format!("image `{name}`"), arch))?.manifest;
+        let digest = if let ImageRef::Registry(Registry { digest: Some(digest), .. }) = image {
+            digest.clone()
+        } else {
+            let found = runtime.block_on(self.images.resolve(image, cancel))?.digest;
+            self.pin(&name, &found, lock, pins)?;
+            found
+        };
         let reporter = ui.shared_reporter();
-        let of = InImage { image: &name, manifest };
+        let of = InImage { image: &name, digest: &digest, arch };
         image_base(of, &self.cache, &reporter, cancel, |target| {
+            let inspection = runtime.block_on(self.images.inspect(image, cancel))?;
+            if inspection.digest != digest {
+                let text = format!("`{name}` was replaced while it was read");
+                return Err(CommandError::sentence(Kind::Input, text).hint("try again"));
+            }
+            if inspection.platforms.iter().all(|platform| platform.architecture != arch.as_str()) {
+                return Err(no_arch(&format!("image `{name}`"), arch));
+            }
             let limits = ExtractLimits::default();
             let extract = self.images.extract_disk(image, Some(arch), target, &limits, &reporter, cancel);
             Ok::<_, CommandError>(runtime.block_on(extract)?.digest)
         })
+    }
+
+    /// Writes down what the name of an image means, if that may change.
+    fn pin(&self, name: &str, found: &Digest, lock: &mut Lock, pins: Pins) -> Result<(), CommandError> {
+        let locked = lock.image(name).cloned();
+        if locked.as_ref() == Some(found) {
+            return Ok(());
+        }
+        if pins == Pins::Locked {
+            let text = match locked {
+                Some(locked) => format!("`{name}` is locked to {locked}, but is now {found}"),
+                None => format!("{LOCK_NAME} has no digest for `{name}`"),
+            };
+            let hint = "`labwright base refresh` for the recipe accepts what is there now";
+            return Err(CommandError::sentence(Kind::Input, text).hint(hint));
+        }
+        if let Some(old) = lock.set_image(name, found.clone()) {
+            self.context.ui.note(format!("`{name}` was {} and is now {}", old.short(), found.short()));
+        }
+        Ok(())
     }
 
     /// Downloads the ttyd that a recipe names by its address, and makes it a file of the recipe.

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -22,11 +22,17 @@ struct State {
     out: Box<dyn Write + Send>,
     steps: HashMap<String, Instant>,
     transfers: HashMap<String, Instant>,
+    /// Transfers that said that they are done; some say so twice.
+    done: HashSet<String>,
 }
 
 impl Plain {
     pub(super) fn new(out: Box<dyn Write + Send>, quiet: bool, color: bool) -> Self {
-        Self { quiet, color, state: Mutex::new(State { out, steps: HashMap::new(), transfers: HashMap::new() }) }
+        Self {
+            quiet,
+            color,
+            state: Mutex::new(State { out, steps: HashMap::new(), transfers: HashMap::new(), done: HashSet::new() }),
+        }
     }
 }
 
@@ -76,6 +82,9 @@ impl Reporter for Plain {
                 let now = Instant::now();
                 if total == Some(done) {
                     state.transfers.remove(&task);
+                    if !state.done.insert(task.clone()) {
+                        return;
+                    }
                     state.line(&format!("    {}: {}", printable(&task), amount(done, None)));
                 } else {
                     let last = state.transfers.entry(task.clone()).or_insert(now);
