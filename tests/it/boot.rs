@@ -247,8 +247,10 @@ fn the_learner_cannot_read_the_credential(shell: &mut Shell, admin: &mut Shell, 
 
 /// Takes the credential away, restarts everything that could listen, and gives it back; what listened in between.
 fn without_the_credential(door: &Door, mut admin: Shell) -> String {
-    // It ends the very terminal in which it is started, so it runs as a unit of its own.
+    // It ends the very terminal in which it is started, so it runs as a unit of its own, and not before that terminal
+    // has shown that it was started.
     let script = "\
+        sleep 5; \
         mv /etc/labwright/credential /root/aside; \
         systemctl stop labwright-front-door.path labwright-front-door.service \"labwright-terminal-*\"; \
         systemctl start labwright-front-door.path; \

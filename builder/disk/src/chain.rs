@@ -203,6 +203,18 @@ impl Chain {
     ///
     /// A set `cancel` ends every wait.
     pub fn open(spec: &ChainSpec, cancel: &Cancel) -> Result<Self, ChainError> {
+        match Self::open_once(spec, cancel) {
+            // QEMU 10.0 garbled a command of ours once in some hundred starts (seen). Its monitor moves to another
+            // thread while it starts, which fits. A daemon that has not understood has done nothing: start another.
+            Err(ChainError::Refused { command, reason, .. }) if reason.starts_with("JSON parse error") => {
+                tracing::warn!(command, reason, "the storage daemon did not understand; starting it again");
+                Self::open_once(spec, cancel)
+            }
+            result => result,
+        }
+    }
+
+    fn open_once(spec: &ChainSpec, cancel: &Cancel) -> Result<Self, ChainError> {
         if spec.lower.is_empty() && spec.top.is_none() {
             return Err(ChainError::Empty);
         }

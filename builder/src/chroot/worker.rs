@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +22,10 @@ use labwright_host::{Invocation, Peer, Tool, become_first_process};
 
 use super::wire::{self, Failure, FailureKind, Flattened, INNER, OUTER, Opened, Order, Reply, Source, Step};
 use crate::guest_program;
+
+/// Seen with a base of 1 KiB blocks, which mke2fs chooses for file systems below 512 MiB.
+const SMALL_BLOCKS: &str = "the root file system has blocks below 4 KiB: what the recipe deletes can stay readable in \
+                            the image's free blocks, so keep secrets out of this build or use another base";
 
 /// The name of the guest program in the work directory.
 const GUEST: &str = "labwright-guest";
@@ -159,6 +164,9 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
     match order {
         Order::Open(open) => {
             let opened = Disk::open(open)?;
+            if opened.keeps_deleted_data()? {
+                replies.event(Event::Warning(SMALL_BLOCKS.to_owned()));
+            }
             let root = ByteSize::from_bytes(opened.root.size);
             *disk = Some(opened);
             Ok(Reply::Opened(Opened { root }))
@@ -224,6 +232,19 @@ impl Disk {
         let chain = Chain::open(&spec, &cancel)?;
         let root = find_root(chain.export_path(), Path::new("look")).map_err(|error| Failed::base(&error))?;
         Ok(Self { mounted: None, chain, root, work: open.work, size: open.size, cancel })
+    }
+
+    /// Whether free blocks can be too small to be dropped: an ext4 root with blocks below the 4 KiB of a page, to which
+    /// the kernel rounds what it discards.
+    fn keeps_deleted_data(&self) -> Result<bool> {
+        if self.root.filesystem.kind != FilesystemKind::Ext4 {
+            return Ok(false);
+        }
+        // s_log_block_size of the superblock, which lies at byte 1024: 0 stands for 1 KiB, 2 for 4 KiB.
+        let mut log_block_size = [0; 4];
+        let raw = fs_err::File::open(self.chain.export_path())?;
+        raw.file().read_exact_at(&mut log_block_size, self.root.offset + 1024 + 24)?;
+        Ok(u32::from_le_bytes(log_block_size) < 2)
     }
 
     /// Grows the root's partition to the end of the disk, and its file system to the end of the partition.
