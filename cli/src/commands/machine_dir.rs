@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use tempfile::TempDir;
@@ -19,9 +20,11 @@ pub(super) struct MachineDir {
 }
 
 impl MachineDir {
-    /// A new private directory below `parent`.
+    /// A new private directory below `parent`, where those that killed runs left are swept first.
     pub(super) fn create(parent: &Path) -> io::Result<Self> {
         fs_err::create_dir_all(parent)?;
+        // A run that starts at this moment has made its lock file and may not hold the lock yet.
+        sweep_older(parent, Duration::from_secs(10))?;
         // Short, because the path of a socket has at most 107 bytes; private, because the seed has the credential.
         let dir = tempfile::Builder::new()
             .prefix("m")
@@ -46,6 +49,10 @@ impl MachineDir {
 
 /// Removes the directories whose owners are gone, and counts them.
 pub(super) fn sweep(parent: &Path) -> io::Result<u64> {
+    sweep_older(parent, Duration::ZERO)
+}
+
+fn sweep_older(parent: &Path, age: Duration) -> io::Result<u64> {
     let mut count = 0;
     if !parent.exists() {
         return Ok(count);
@@ -54,6 +61,9 @@ pub(super) fn sweep(parent: &Path) -> io::Result<u64> {
         let path = entry?.path();
         // Without a lock file it is being made or removed at this moment.
         let Ok(lock) = fs_err::File::open(path.join(LOCK)) else { continue };
+        if lock.metadata()?.modified()?.elapsed().is_ok_and(|elapsed| elapsed < age) {
+            continue;
+        }
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
             fs_err::remove_dir_all(&path)?;
             count += 1;
