@@ -2,10 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::Scope;
 use std::time::Duration;
 
 use labwright_base_images::DiskFormat;
-use labwright_core::{ByteSize, Cancel, Cancelled, Digest, Event, ImageFacts, PackageFact, Reporter};
+use labwright_core::{ByteSize, Cancel, Cancelled, Event, ImageFacts, PackageFact, Reporter};
 use labwright_guest::protocol::{Bind, Report, Request};
 use labwright_recipes::resolved::Compression;
 
@@ -13,7 +14,7 @@ use crate::chroot::SessionError;
 use crate::chroot::session::Session;
 use crate::chroot::wire;
 use crate::home::{Home, HomeError};
-use crate::layers::{Collected, KeyLock, Layer, LayerError, Layers, file_name};
+use crate::layers::{Collected, Finished, KeyLock, Layer, LayerError, Layers, file_name, random_id};
 use crate::log::Log;
 use crate::plan::{Plan, Step, StepKind};
 use crate::workdir::Workdir;
@@ -41,8 +42,6 @@ pub struct Artifact {
     pub disk: PathBuf,
     /// What it is.
     pub facts: ImageFacts,
-    /// The digest of the file.
-    pub digest: Digest,
     /// The size of the file.
     pub file_size: ByteSize,
     /// Bytes of the disk that hold something, before compression.
@@ -169,7 +168,6 @@ impl Builder {
                 return Ok(Artifact {
                     disk: work.path().join(DISK),
                     facts,
-                    digest: flattened.digest,
                     file_size: ByteSize::from_bytes(flattened.file_size),
                     data_size: ByteSize::from_bytes(flattened.data),
                     steps,
@@ -257,6 +255,17 @@ impl Run<'_> {
     /// Builds on top of `found`. Returns none if somebody else built the next step meanwhile: then a new try starts
     /// from there.
     fn attempt(&self, work: &Workdir, found: &[Layer]) -> Result<Option<wire::Flattened>, BuildError> {
+        // Finished layers are hashed and written through while the next steps run.
+        std::thread::scope(|scope| self.attempt_storing(scope, work, found))
+    }
+
+    fn attempt_storing<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        work: &Workdir,
+        found: &[Layer],
+    ) -> Result<Option<wire::Flattened>, BuildError> {
+        let mut storing = Vec::new();
         let mut number = 0;
         let mut top = overlay_name(number);
         for (step, layer) in self.plan.steps.iter().zip(found) {
@@ -267,7 +276,7 @@ impl Run<'_> {
         let mut parent = found.last().map_or_else(|| self.base_id(), |layer| layer.id.clone());
         let mut session = self.open(work, found, &top)?;
         for step in &self.plan.steps[found.len()..] {
-            let _lock = self.lock(step)?;
+            let lock = self.lock(step)?;
             if self.layers.find(&step.key, &parent)?.is_some() {
                 return Ok(None);
             }
@@ -277,13 +286,24 @@ impl Run<'_> {
             number += 1;
             let next = overlay_name(number);
             session
-                .commit(Path::new(&next), file_name(&step.key), step.kind == StepKind::Seal, self.log, self.cancel)
+                .commit(Path::new(&next), file_name(&step.key), self.log, self.cancel)
                 .map_err(|source| self.failed(step.kind, source))?;
             let file = work.path().join(&top);
-            let layer = self.layers.store(&step.key, step.kind.as_str(), &parent, &file, reports, self.cancel)?;
-            parent = layer.id;
+            let outcome = ByteSize::from_bytes(fs_err::metadata(&file)?.len()).human();
+            let id = random_id();
+            let finished = Finished {
+                key: step.key.clone(),
+                step: step.kind.as_str(),
+                id: id.clone(),
+                parent: std::mem::replace(&mut parent, id),
+                file,
+                reports,
+            };
+            storing.push(scope.spawn(move || {
+                let _until_it_is_a_layer = lock;
+                self.layers.store(finished, self.cancel)
+            }));
             top = next;
-            let outcome = ByteSize::from_bytes(layer.size).human();
             self.log.event(Event::Finished { step: name, outcome });
         }
         self.log.event(Event::Started { step: "compress".to_owned() });
@@ -296,6 +316,9 @@ impl Run<'_> {
             .flatten(&work.path().join(DISK), compression, self.log, self.cancel)
             .map_err(|source| self.broken(source))?;
         session.close(self.log).map_err(|source| self.broken(source))?;
+        for stored in storing {
+            stored.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
         let size = ByteSize::from_bytes(flattened.file_size).human();
         let data = ByteSize::from_bytes(flattened.data).human();
         let outcome = format!("{data} of data in {size}");

@@ -1,7 +1,7 @@
 //! How disks are handled: looked at, chained, shown, mounted, grown and written.
 //!
 //! - [`inspect`] refuses what no tool should open, before any does.
-//! - [`chain`] shows qcow2 overlays as one raw file; [`loop_device`] makes a block device of one partition of it, and
+//! - [`chain_reader`] reads qcow2 overlays as one disk; [`chain`] shows them as one raw file that can be written to; [`loop_device`] makes a block device of one partition of it, and
 //!   [`mount`] mounts that.
 //! - [`table`] reads, creates and grows partition tables; [`filesystem`] recognises and grows file systems;
 //!   [`layout`] finds the root.
@@ -20,6 +20,7 @@
 //! ```
 
 pub mod chain;
+pub mod chain_reader;
 pub mod filesystem;
 pub mod inspect;
 pub mod layout;
@@ -27,6 +28,7 @@ pub mod loop_device;
 pub mod mount;
 pub mod qcow2_writer;
 mod qmp;
+pub mod read_disk;
 pub mod table;
 
 /// Adds the path to an error of a call that fs-err does not wrap.

@@ -31,6 +31,7 @@ mod error;
 mod files;
 pub mod frame;
 mod loopback;
+mod no_sync;
 pub mod program;
 pub mod protocol;
 pub mod seal;

@@ -82,11 +82,10 @@ impl Session {
         &mut self,
         next: &Path,
         finished_as: String,
-        trim: bool,
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<(), SessionError> {
-        self.expect_done(&Order::Commit { next: next.to_owned(), finished_as, trim }, reporter, cancel)
+        self.expect_done(&Order::Commit { next: next.to_owned(), finished_as }, reporter, cancel)
     }
 
     pub(crate) fn flatten(
