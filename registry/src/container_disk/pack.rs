@@ -206,7 +206,9 @@ fn write_layer(
         let (pieces, received) = sync_channel::<Vec<u8>>(4);
         let hashing = scope.spawn(move || {
             let mut hasher = Hasher::new(Algorithm::Sha256);
-            received.iter().for_each(|piece| hasher.update(&piece));
+            for piece in received {
+                hasher.update(&piece);
+            }
             hasher.finish()
         });
         let mut put = |piece: Vec<u8>| -> Result<(), PackError> {
