@@ -11,12 +11,12 @@ use labwright_guest::protocol::{Bind, Report, Request};
 use labwright_recipes::resolved::Compression;
 
 use crate::chroot::SessionError;
-use crate::chroot::session::Session;
 use crate::chroot::wire;
 use crate::home::{Home, HomeError};
 use crate::layers::{Collected, Finished, KeyLock, Layer, LayerError, Layers, file_name, random_id};
 use crate::log::Log;
 use crate::plan::{Plan, Step, StepKind};
+use crate::runner::{Runner, Session};
 use crate::workdir::Workdir;
 
 /// Builds disks below one home directory.
@@ -33,6 +33,8 @@ pub struct BuildOptions {
     pub from: Option<StepKind>,
     /// Variables for package managers and commands (`http_proxy`), kept out of the image and of the keys.
     pub environment: Vec<(String, String)>,
+    /// Where the steps run.
+    pub runner: Runner,
 }
 
 /// A built disk, in a directory that is removed with this value.
@@ -336,8 +338,8 @@ impl Run<'_> {
             backing: found.last().map_or_else(|| "base".to_owned(), |layer| file_name(&layer.key)),
             size: self.plan.size,
         };
-        let (session, opened) =
-            Session::open(self.program, open, self.log, self.cancel).map_err(|source| self.broken(source))?;
+        let (session, opened) = Session::open(&self.options.runner, self.program, open, self.log, self.cancel)
+            .map_err(|source| self.broken(source))?;
         tracing::debug!(root = %opened.root, "the disk is open");
         Ok(session)
     }

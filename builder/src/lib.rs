@@ -30,6 +30,7 @@ mod key;
 mod layers;
 mod log;
 mod plan;
+mod runner;
 mod sources;
 mod workdir;
 
@@ -39,4 +40,5 @@ pub use home::{Home, HomeError};
 pub use key::Key;
 pub use layers::{Collected, LayerError};
 pub use plan::{Plan, PlanError, Step, StepKind};
+pub use runner::Runner;
 pub use sources::SourceError;

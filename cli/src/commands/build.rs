@@ -73,7 +73,8 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     }
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
-    let options = BuildOptions { from: args.from, environment: context.settings.proxies.clone() };
+    let options =
+        BuildOptions { from: args.from, environment: context.settings.proxies.clone(), ..BuildOptions::default() };
     let artifact = builder.build(&plan, &options, context.ui.reporter(), context.cancel)?;
     let packed = container_disk::pack(
         &store,
