@@ -5,6 +5,7 @@
 //!   [`mount`] mounts that.
 //! - [`table`] reads, creates and grows partition tables; [`filesystem`] recognises and grows file systems;
 //!   [`layout`] finds the root.
+//! - [`data`] reads what a disk holds without its holes.
 //! - [`qcow2_writer`] writes the finished disk, compressed and reproducible.
 //!
 //! This crate never decides what a disk is for: it knows no recipe, no cache, no cloud-init. It never follows a name
@@ -20,6 +21,7 @@
 //! ```
 
 pub mod chain;
+pub mod data;
 pub mod filesystem;
 pub mod inspect;
 pub mod layout;

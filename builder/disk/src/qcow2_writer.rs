@@ -259,7 +259,8 @@ impl<'a> Queue<'a> {
             return Ok(None);
         }
         if state.data.end <= state.next {
-            let Some(data) = next_data(self.source, state.next, self.size)? else {
+            let found = crate::data::next_data(self.source, state.next, self.size);
+            let Some(data) = found.map_err(|error| WriteError::Read { source: named(self.source, &error) })? else {
                 state.next = self.size;
                 return Ok(None);
             };
@@ -326,24 +327,6 @@ fn encode(
         }
     }
     Ok(clusters)
-}
-
-/// The next range of bytes at or behind `from` that is not a hole.
-fn next_data(source: &File, from: u64, size: u64) -> Result<Option<Range<u64>>, WriteError> {
-    use rustix::fs::{SeekFrom, seek};
-    use rustix::io::Errno;
-    let start = match seek(source, SeekFrom::Data(from)) {
-        Ok(start) => start,
-        Err(Errno::NXIO) => return Ok(None),
-        // A file system that knows no holes has none.
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok((from < size).then_some(from..size)),
-        Err(error) => return Err(WriteError::Read { source: named(source, &error.into()) }),
-    };
-    let end = match seek(source, SeekFrom::Hole(start)) {
-        Ok(end) => end,
-        Err(_) => size,
-    };
-    Ok((start < size).then_some(start..end.max(start + 1)))
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use labwright_core::{ByteSize, Cancel, Event, Hasher, Reporter};
+use labwright_core::{ByteSize, Cancel, Event, Hasher, NamedSecret, Reporter};
 use labwright_disk::chain::{Backing, Chain, ChainSpec, create_overlay};
 use labwright_disk::filesystem::{self, FilesystemKind};
 use labwright_disk::inspect::Format;
@@ -16,11 +16,13 @@ use labwright_disk::loop_device::{Access, LoopDevice};
 use labwright_disk::mount::{Flags, Mount, make_rprivate};
 use labwright_disk::qcow2_writer::{self, Compression, WriteOptions};
 use labwright_disk::table;
+use labwright_guest::audit;
 use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::protocol::{self, Message};
 use labwright_host::{Invocation, Peer, Tool, become_first_process};
 
-use super::wire::{self, Failure, FailureKind, Flattened, INNER, OUTER, Opened, Order, Reply, Source, Step};
+use super::leaks;
+use super::wire::{self, Failure, FailureKind, Flattened, INNER, Leak, OUTER, Opened, Order, Reply, Source, Step};
 use crate::guest_program;
 
 /// Seen with a base of 1 KiB blocks, which mke2fs chooses for file systems below 512 MiB.
@@ -176,6 +178,7 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
         Order::Commit { next, finished_as, trim } => {
             disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as, trim).map(|()| Reply::Done)
         }
+        Order::Search(secrets) => disk.as_mut().ok_or_else(closed)?.search(&secrets).map(Reply::Searched),
         Order::Flatten { destination, compression } => {
             disk.as_mut().ok_or_else(closed)?.flatten(&destination, compression, replies).map(Reply::Flattened)
         }
@@ -383,6 +386,25 @@ impl Disk {
         create_overlay(next, &backing, self.size.bytes(), &self.cancel)?;
         self.chain.snapshot(next)?;
         Ok(())
+    }
+
+    fn search(&mut self, secrets: &[NamedSecret]) -> Result<Vec<Leak>> {
+        self.unmount()?;
+        let raw = fs_err::File::open(self.chain.export_path())?;
+        let hits = leaks::in_raw(&raw, self.size.bytes(), secrets, &self.cancel)?;
+        // What is compressed is seen in the files only.
+        if hits.is_empty() && self.root.filesystem.kind != FilesystemKind::Btrfs {
+            return Ok(Vec::new());
+        }
+        let root = &self.root;
+        let device = LoopDevice::attach(self.chain.export_path(), root.offset, root.size, Access::ReadOnly)?;
+        let options = root.subvolume.as_ref().map_or_else(String::new, |subvolume| format!("subvol={subvolume}"));
+        let kind = root.filesystem.kind.as_str();
+        let mount = Mount::new(device.path(), Path::new("mnt"), kind, Flags::LOOK, &options)?;
+        let files = audit::secrets_in_tree(Path::new("mnt"), secrets)?;
+        mount.close()?;
+        device.close()?;
+        Ok(leaks::places(hits, files))
     }
 
     fn flatten(&mut self, destination: &Path, compression: wire::Compression, replies: &Replies) -> Result<Flattened> {
