@@ -34,7 +34,7 @@ mod runner;
 mod sources;
 mod workdir;
 
-pub use chroot::{FailureKind, SessionError, run_if_asked as run_worker_if_asked};
+pub use chroot::{FailureKind, Leak, SessionError, run_if_asked as run_worker_if_asked};
 pub use engine::{Artifact, BuildError, BuildOptions, Builder};
 pub use home::{Home, HomeError};
 pub use key::Key;

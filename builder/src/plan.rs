@@ -91,6 +91,8 @@ pub struct Step {
     pub(crate) key: Key,
     pub(crate) actions: Vec<Action>,
     pub(crate) sources: Vec<Source>,
+    /// The names of the secrets that it may read.
+    pub(crate) secrets: Vec<String>,
     pub(crate) network: bool,
     pub(crate) time_limit: Duration,
 }
@@ -149,6 +151,7 @@ impl Plan {
                 key: chain.key.clone(),
                 actions: Vec::new(),
                 sources: Vec::new(),
+                secrets: Vec::new(),
                 network: false,
                 time_limit: TIME_LIMIT,
             });
@@ -233,6 +236,7 @@ impl Chain {
             key: self.key.clone(),
             actions: inputs.actions,
             sources: inputs.sources,
+            secrets: inputs.secrets,
             network,
             time_limit: time_limit.unwrap_or(TIME_LIMIT),
         });
@@ -421,7 +425,8 @@ fn commands(recipe: &Recipe) -> Inputs {
             resolved::Command::Exec(words) => Command::Exec(words.clone()),
         })
     };
-    Inputs::of(recipe.run.iter().map(command).collect())
+    let actions = recipe.run.iter().map(command).collect();
+    Inputs { secrets: recipe.build_secrets.clone(), ..Inputs::of(actions) }
 }
 
 impl Inputs {

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use labwright_core::{Cancel, Reporter};
+use labwright_core::{Cancel, NamedSecret, Reporter};
 
 use crate::chroot::session::Session as ChrootSession;
-use crate::chroot::{SessionError, wire};
+use crate::chroot::{Leak, SessionError, wire};
 
 /// A way to run steps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,17 +59,28 @@ impl Session {
     }
 
     /// Finishes the overlay being written and goes on in `next`, which records the finished one as `finished_as`.
-    /// With `trim`, what the file system has freed is dropped from the overlay first.
+    /// What the file system has freed is dropped from the overlay first.
     pub(crate) fn commit(
         &mut self,
         next: &Path,
         finished_as: String,
-        trim: bool,
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<(), SessionError> {
         match self {
-            Self::Chroot(session) => session.commit(next, finished_as, trim, reporter, cancel),
+            Self::Chroot(session) => session.commit(next, finished_as, reporter, cancel),
+        }
+    }
+
+    /// Looks for secrets in the finished disk.
+    pub(crate) fn search(
+        &mut self,
+        secrets: Vec<NamedSecret>,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Vec<Leak>, SessionError> {
+        match self {
+            Self::Chroot(session) => session.search(secrets, reporter, cancel),
         }
     }
 

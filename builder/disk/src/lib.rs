@@ -5,6 +5,7 @@
 //!   [`mount`] mounts that.
 //! - [`table`] reads, creates and grows partition tables; [`filesystem`] recognises and grows file systems;
 //!   [`layout`] finds the root.
+//! - [`read_disk`] reads what a disk holds without its holes.
 //! - [`qcow2_writer`] writes the finished disk, compressed and reproducible.
 //!
 //! This crate never decides what a disk is for: it knows no recipe, no cache, no cloud-init. It never follows a name

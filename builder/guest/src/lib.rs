@@ -25,6 +25,7 @@
 
 mod accounts;
 mod apt;
+pub mod audit;
 mod boot;
 pub mod client;
 mod error;

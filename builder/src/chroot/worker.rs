@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use labwright_core::{ByteSize, Cancel, Event, Hasher, Reporter};
+use labwright_core::{ByteSize, Cancel, Event, Hasher, NamedSecret, Reporter};
 use labwright_disk::chain::{Backing, Chain, ChainSpec, create_overlay};
 use labwright_disk::chain_reader::ChainReader;
 use labwright_disk::filesystem::{self, FilesystemKind};
@@ -18,11 +18,13 @@ use labwright_disk::mount::{Flags, Mount, make_rprivate};
 use labwright_disk::qcow2_writer::{self, Compression, WriteOptions};
 use labwright_disk::read_disk::ReadDisk;
 use labwright_disk::table;
+use labwright_guest::audit;
 use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::protocol::{self, Message};
 use labwright_host::{Invocation, Peer, Tool, become_first_process};
 
-use super::wire::{self, Failure, FailureKind, Flattened, INNER, OUTER, Opened, Order, Reply, Source, Step};
+use super::leaks;
+use super::wire::{self, Failure, FailureKind, Flattened, INNER, Leak, OUTER, Opened, Order, Reply, Source, Step};
 use crate::guest_program;
 
 /// Seen with a base of 1 KiB blocks, which mke2fs chooses for file systems below 512 MiB.
@@ -178,6 +180,7 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
         Order::Commit { next, finished_as } => {
             disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as).map(|()| Reply::Done)
         }
+        Order::Search(secrets) => disk.as_mut().ok_or_else(closed)?.search(&secrets).map(Reply::Searched),
         Order::Flatten { destination, compression } => {
             disk.as_mut().ok_or_else(closed)?.flatten(&destination, compression, replies).map(Reply::Flattened)
         }
@@ -397,13 +400,35 @@ impl Disk {
         Ok(())
     }
 
+    fn search(&mut self, secrets: &[NamedSecret]) -> Result<Vec<Leak>> {
+        self.unmount()?;
+        let hits = leaks::in_raw(&self.finished()?, secrets, &self.cancel)?;
+        // What is compressed is seen in the files only.
+        if hits.is_empty() && self.root.filesystem.kind != FilesystemKind::Btrfs {
+            return Ok(Vec::new());
+        }
+        let root = &self.root;
+        let device = LoopDevice::attach(self.chain.export_path(), root.offset, root.size, Access::ReadOnly)?;
+        let options = root.subvolume.as_ref().map_or_else(String::new, |subvolume| format!("subvol={subvolume}"));
+        let kind = root.filesystem.kind.as_str();
+        let mount = Mount::new(device.path(), Path::new("mnt"), kind, Flags::LOOK, &options)?;
+        let files = audit::secrets_in_tree(Path::new("mnt"), secrets)?;
+        mount.close()?;
+        device.close()?;
+        Ok(leaks::places(hits, files))
+    }
+
     fn flatten(&mut self, destination: &Path, compression: wire::Compression, replies: &Replies) -> Result<Flattened> {
         // The layers alone: what a mount writes to the new top is no part of any, and the same layers must give the
         // same file.
         self.unmount()?;
+        write(&self.finished()?, self.size, destination, compression, replies, &self.cancel)
+    }
+
+    /// The disk as the finished layers have it.
+    fn finished(&self) -> io::Result<ChainReader> {
         let layers = self.layers.iter().map(|(file, format)| Ok((reopen(file)?, *format)));
-        let raw = ChainReader::open(layers.collect::<io::Result<Vec<_>>>()?)?;
-        write(&raw, self.size, destination, compression, replies, &self.cancel)
+        ChainReader::open(layers.collect::<io::Result<Vec<_>>>()?)
     }
 
     fn close(mut self) -> Result<()> {
