@@ -30,6 +30,7 @@ pub mod client;
 mod error;
 mod files;
 pub mod frame;
+pub mod free_space;
 mod loopback;
 pub mod program;
 pub mod protocol;
