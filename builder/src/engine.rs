@@ -2,20 +2,21 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::Scope;
 use std::time::Duration;
 
 use labwright_base_images::DiskFormat;
-use labwright_core::{ByteSize, Cancel, Cancelled, Digest, Event, ImageFacts, PackageFact, Reporter};
+use labwright_core::{ByteSize, Cancel, Cancelled, Event, ImageFacts, Mask, NamedSecret, PackageFact, Reporter};
 use labwright_guest::protocol::{Bind, Report, Request};
 use labwright_recipes::resolved::Compression;
 
-use crate::chroot::SessionError;
-use crate::chroot::session::Session;
 use crate::chroot::wire;
+use crate::chroot::{Leak, SessionError};
 use crate::home::{Home, HomeError};
-use crate::layers::{Collected, KeyLock, Layer, LayerError, Layers, file_name};
+use crate::layers::{Collected, Finished, KeyLock, Layer, LayerError, Layers, file_name, random_id};
 use crate::log::Log;
 use crate::plan::{Plan, Step, StepKind};
+use crate::runner::{Runner, Session};
 use crate::workdir::Workdir;
 
 /// Builds disks below one home directory.
@@ -32,6 +33,10 @@ pub struct BuildOptions {
     pub from: Option<StepKind>,
     /// Variables for package managers and commands (`http_proxy`), kept out of the image and of the keys.
     pub environment: Vec<(String, String)>,
+    /// Where the steps run.
+    pub runner: Runner,
+    /// The values of the recipe's `build_secrets`: kept out of the image, of the keys and of everything that is told.
+    pub secrets: Vec<NamedSecret>,
 }
 
 /// A built disk, in a directory that is removed with this value.
@@ -41,8 +46,6 @@ pub struct Artifact {
     pub disk: PathBuf,
     /// What it is.
     pub facts: ImageFacts,
-    /// The digest of the file.
-    pub digest: Digest,
     /// The size of the file.
     pub file_size: ByteSize,
     /// Bytes of the disk that hold something, before compression.
@@ -76,6 +79,20 @@ pub enum BuildError {
         /// Why.
         source: SessionError,
     },
+    /// A secret that the recipe names was not given.
+    #[error("the recipe needs the secret `{name}`")]
+    NoSecret {
+        /// Its name.
+        name: String,
+    },
+    /// The finished disk holds secrets of the build.
+    #[error("the disk holds what must not be in an image: {}", list(leaks))]
+    Leaked {
+        /// Which, and where.
+        leaks: Vec<Leak>,
+        /// The build's log.
+        log: PathBuf,
+    },
     /// The disk could not be opened, mounted or written.
     #[error("could not build on the disk")]
     Disk {
@@ -97,6 +114,20 @@ pub enum BuildError {
 
 fn excerpt(tail: &[String]) -> String {
     if tail.is_empty() { String::new() } else { format!("; its last lines:\n    {}", tail.join("\n    ")) }
+}
+
+fn list(leaks: &[Leak]) -> String {
+    /// So many are named.
+    const NAMED: usize = 20;
+    let mut lines: Vec<String> = leaks
+        .iter()
+        .take(NAMED)
+        .map(|leak| format!("\n    the secret `{}` {} in {}", leak.secret, leak.encoding, leak.place))
+        .collect();
+    if leaks.len() > NAMED {
+        lines.push(format!("\n    and {} more", leaks.len() - NAMED));
+    }
+    lines.concat()
 }
 
 impl From<io::Error> for BuildError {
@@ -143,7 +174,12 @@ impl Builder {
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<Artifact, BuildError> {
-        let log = Log::create(&self.home.logs(&plan.recipe.name), reporter)?;
+        let missing = plan.recipe.build_secrets.iter().find(|name| secret(options, name).is_none());
+        if let Some(name) = missing {
+            return Err(BuildError::NoSecret { name: name.clone() });
+        }
+        let mask = Mask::new(options.secrets.iter().map(|secret| &secret.value));
+        let log = Log::create(&self.home.logs(&plan.recipe.name), reporter, mask)?;
         let layers = self.home.layers()?;
         let _in_use = layers.hold()?;
         let run = Run {
@@ -169,7 +205,6 @@ impl Builder {
                 return Ok(Artifact {
                     disk: work.path().join(DISK),
                     facts,
-                    digest: flattened.digest,
                     file_size: ByteSize::from_bytes(flattened.file_size),
                     data_size: ByteSize::from_bytes(flattened.data),
                     steps,
@@ -200,6 +235,10 @@ impl Builder {
         }
         Ok(damaged)
     }
+}
+
+fn secret<'a>(options: &'a BuildOptions, name: &str) -> Option<&'a NamedSecret> {
+    options.secrets.iter().find(|secret| secret.name == name)
 }
 
 /// The file name of the flattened disk in the work directory.
@@ -257,6 +296,17 @@ impl Run<'_> {
     /// Builds on top of `found`. Returns none if somebody else built the next step meanwhile: then a new try starts
     /// from there.
     fn attempt(&self, work: &Workdir, found: &[Layer]) -> Result<Option<wire::Flattened>, BuildError> {
+        // Finished layers are hashed and written through while the next steps run.
+        std::thread::scope(|scope| self.attempt_storing(scope, work, found))
+    }
+
+    fn attempt_storing<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        work: &Workdir,
+        found: &[Layer],
+    ) -> Result<Option<wire::Flattened>, BuildError> {
+        let mut storing = Vec::new();
         let mut number = 0;
         let mut top = overlay_name(number);
         for (step, layer) in self.plan.steps.iter().zip(found) {
@@ -267,7 +317,7 @@ impl Run<'_> {
         let mut parent = found.last().map_or_else(|| self.base_id(), |layer| layer.id.clone());
         let mut session = self.open(work, found, &top)?;
         for step in &self.plan.steps[found.len()..] {
-            let _lock = self.lock(step)?;
+            let lock = self.lock(step)?;
             if self.layers.find(&step.key, &parent)?.is_some() {
                 return Ok(None);
             }
@@ -277,15 +327,27 @@ impl Run<'_> {
             number += 1;
             let next = overlay_name(number);
             session
-                .commit(Path::new(&next), file_name(&step.key), step.kind == StepKind::Seal, self.log, self.cancel)
+                .commit(Path::new(&next), file_name(&step.key), self.log, self.cancel)
                 .map_err(|source| self.failed(step.kind, source))?;
             let file = work.path().join(&top);
-            let layer = self.layers.store(&step.key, step.kind.as_str(), &parent, &file, reports, self.cancel)?;
-            parent = layer.id;
+            let outcome = ByteSize::from_bytes(fs_err::metadata(&file)?.len()).human();
+            let id = random_id();
+            let finished = Finished {
+                key: step.key.clone(),
+                step: step.kind.as_str(),
+                id: id.clone(),
+                parent: std::mem::replace(&mut parent, id),
+                file,
+                reports,
+            };
+            storing.push(scope.spawn(move || {
+                let _until_it_is_a_layer = lock;
+                self.layers.store(finished, self.cancel)
+            }));
             top = next;
-            let outcome = ByteSize::from_bytes(layer.size).human();
             self.log.event(Event::Finished { step: name, outcome });
         }
+        self.search(&mut session)?;
         self.log.event(Event::Started { step: "compress".to_owned() });
         let compression = match self.plan.recipe.compression {
             Compression::Zstd => wire::Compression::Zstd,
@@ -296,6 +358,9 @@ impl Run<'_> {
             .flatten(&work.path().join(DISK), compression, self.log, self.cancel)
             .map_err(|source| self.broken(source))?;
         session.close(self.log).map_err(|source| self.broken(source))?;
+        for stored in storing {
+            stored.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
         let size = ByteSize::from_bytes(flattened.file_size).human();
         let data = ByteSize::from_bytes(flattened.data).human();
         let outcome = format!("{data} of data in {size}");
@@ -313,10 +378,30 @@ impl Run<'_> {
             backing: found.last().map_or_else(|| "base".to_owned(), |layer| file_name(&layer.key)),
             size: self.plan.size,
         };
-        let (session, opened) =
-            Session::open(self.program, open, self.log, self.cancel).map_err(|source| self.broken(source))?;
+        let (session, opened) = Session::open(&self.options.runner, self.program, open, self.log, self.cancel)
+            .map_err(|source| self.broken(source))?;
         tracing::debug!(root = %opened.root, "the disk is open");
         Ok(session)
+    }
+
+    /// Makes sure that the finished disk holds none of the secrets; otherwise nothing that may hold them stays cached.
+    fn search(&self, session: &mut Session) -> Result<(), BuildError> {
+        const SEARCH: &str = "search for secrets";
+        if self.options.secrets.is_empty() {
+            return Ok(());
+        }
+        self.log.event(Event::Started { step: SEARCH.to_owned() });
+        let leaks = session
+            .search(self.options.secrets.clone(), self.log, self.cancel)
+            .map_err(|source| self.broken(source))?;
+        if leaks.is_empty() {
+            self.log.event(Event::Finished { step: SEARCH.to_owned(), outcome: "none found".to_owned() });
+            return Ok(());
+        }
+        for step in self.plan.steps.iter().skip_while(|step| step.secrets.is_empty()) {
+            self.layers.remove(&step.key)?;
+        }
+        Err(BuildError::Leaked { leaks, log: self.log.path().to_owned() })
     }
 
     fn run_step(&self, session: &mut Session, step: &Step) -> Result<Vec<serde_json::Value>, BuildError> {
@@ -327,6 +412,7 @@ impl Run<'_> {
         let mut request = Request::new("", step.actions.clone());
         request.network = step.network;
         request.time_limit_seconds = Some(step.time_limit.as_secs());
+        request.secrets = step.secrets.iter().filter_map(|name| secret(self.options, name).cloned()).collect();
         if step.network {
             request.dns = crate::dns::servers();
             request.environment.clone_from(&self.options.environment);

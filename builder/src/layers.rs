@@ -47,6 +47,23 @@ pub(crate) struct Layer {
     pub(crate) reports: Vec<serde_json::Value>,
 }
 
+/// An overlay that a step has finished and that is no layer yet.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// The step's key.
+    pub(crate) key: Key,
+    /// The step's name.
+    pub(crate) step: &'static str,
+    /// The id that the layer will have; see [`random_id`].
+    pub(crate) id: String,
+    /// The id of the layer below, or the digest of the base.
+    pub(crate) parent: String,
+    /// The overlay.
+    pub(crate) file: PathBuf,
+    /// What the step reported.
+    pub(crate) reports: Vec<serde_json::Value>,
+}
+
 /// Why the cache failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
@@ -128,35 +145,22 @@ impl Layers {
         file.file().set_modified(SystemTime::now())
     }
 
-    /// Takes the finished overlay `file` in as the layer of `key`. The caller holds the key's lock.
+    /// Takes a finished overlay in as the layer of its key. The caller holds the key's lock.
     ///
     /// The data is on disk before the record is, and the record before this returns: a crash leaves a file without a
-    /// record, which is no layer.
-    pub(crate) fn store(
-        &self,
-        key: &Key,
-        step: &str,
-        parent: &str,
-        file: &Path,
-        reports: Vec<serde_json::Value>,
-        cancel: &Cancel,
-    ) -> Result<Layer, LayerError> {
-        let digest = hash_file(file, cancel)?;
-        let opened = fs_err::File::open(file)?;
+    /// record, which is no layer. A child may be stored before its parent: it is no hit until the parent is there.
+    pub(crate) fn store(&self, finished: Finished, cancel: &Cancel) -> Result<Layer, LayerError> {
+        let Finished { key, step, id, parent, file, reports } = finished;
+        let digest = hash_file(&file, cancel)?;
+        let opened = fs_err::File::open(&file)?;
         opened.sync_all()?;
-        let layer = Layer {
-            key: key.clone(),
-            step: step.to_owned(),
-            id: random_id(),
-            parent: parent.to_owned(),
-            size: opened.metadata()?.len(),
-            digest,
-            reports,
-        };
+        let size = opened.metadata()?.len();
         drop(opened);
+        let layer = Layer { key, step: step.to_owned(), id, parent, size, digest, reports };
+        let key = &layer.key;
         // An older record must never vouch for the new file.
         remove_if_there(&self.record_path(key))?;
-        fs_err::rename(file, self.path(key))?;
+        fs_err::rename(&file, self.path(key))?;
         let mut record = tempfile::NamedTempFile::new_in(&self.dir)?;
         serde_json::to_writer_pretty(&mut record, &layer).map_err(io::Error::from)?;
         record.as_file().sync_all()?;
@@ -282,7 +286,8 @@ fn is_old(path: &Path) -> io::Result<bool> {
     Ok(fs_err::metadata(path)?.modified()?.elapsed().is_ok_and(|age| age > Duration::from_hours(1)))
 }
 
-fn random_id() -> String {
+/// A new layer's id.
+pub(crate) fn random_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
@@ -323,7 +328,9 @@ mod tests {
     fn add(layers: &Layers, seed: &str, parent: &str, bytes: usize) -> Layer {
         let file = layers.dir.join("new");
         fs_err::write(&file, vec![7; bytes]).unwrap();
-        layers.store(&key(seed), seed, parent, &file, Vec::new(), &Cancel::new()).unwrap()
+        let (id, parent) = (random_id(), parent.to_owned());
+        let finished = Finished { key: key(seed), step: "packages", id, parent, file, reports: Vec::new() };
+        layers.store(finished, &Cancel::new()).unwrap()
     }
 
     fn cache() -> (tempfile::TempDir, Layers) {

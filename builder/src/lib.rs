@@ -30,13 +30,15 @@ mod key;
 mod layers;
 mod log;
 mod plan;
+mod runner;
 mod sources;
 mod workdir;
 
-pub use chroot::{FailureKind, SessionError, run_if_asked as run_worker_if_asked};
+pub use chroot::{FailureKind, Leak, SessionError, run_if_asked as run_worker_if_asked};
 pub use engine::{Artifact, BuildError, BuildOptions, Builder};
 pub use home::{Home, HomeError};
 pub use key::Key;
 pub use layers::{Collected, LayerError};
 pub use plan::{Plan, PlanError, Step, StepKind};
+pub use runner::Runner;
 pub use sources::SourceError;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use labwright_base_images::Base;
 use labwright_cloud_init::{FrontDoor, GuestConfig, InvalidFrontDoor, Terminal, front_door};
 use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, GuestPath, ImageFacts, PackageFact};
-use labwright_guest::protocol::{Action, AptFile, Command, Owner, User};
+use labwright_guest::protocol::{Action, AptFile, Command, Fallback, Owner, User};
 use labwright_recipes::resolved::{self, AccessSpec, AptKey, FRONT_DOOR_PORT, FileSource, Package, Recipe, Ttyd};
 use serde::Serialize;
 
@@ -91,6 +91,8 @@ pub struct Step {
     pub(crate) key: Key,
     pub(crate) actions: Vec<Action>,
     pub(crate) sources: Vec<Source>,
+    /// The names of the secrets that it may read.
+    pub(crate) secrets: Vec<String>,
     pub(crate) network: bool,
     pub(crate) time_limit: Duration,
 }
@@ -149,6 +151,7 @@ impl Plan {
                 key: chain.key.clone(),
                 actions: Vec::new(),
                 sources: Vec::new(),
+                secrets: Vec::new(),
                 network: false,
                 time_limit: TIME_LIMIT,
             });
@@ -233,6 +236,7 @@ impl Chain {
             key: self.key.clone(),
             actions: inputs.actions,
             sources: inputs.sources,
+            secrets: inputs.secrets,
             network,
             time_limit: time_limit.unwrap_or(TIME_LIMIT),
         });
@@ -276,9 +280,6 @@ fn packages(recipe: &Recipe, door: Option<&GuestConfig>) -> Result<Inputs, PlanE
         };
         inputs.actions.push(Action::AptSource { name: source.name.clone(), source: source.line.clone(), key });
     }
-    if recipe.package_update {
-        inputs.actions.push(Action::AptUpdate);
-    }
     let mut names: Vec<String> = Vec::new();
     let mut files = Vec::new();
     for package in &recipe.packages {
@@ -300,11 +301,15 @@ fn packages(recipe: &Recipe, door: Option<&GuestConfig>) -> Result<Inputs, PlanE
     if recipe.timezone.is_some() {
         names.push("tzdata".to_owned());
     }
-    if !names.is_empty() || !files.is_empty() {
-        inputs.actions.push(Action::AptInstall { packages: names, files });
-    }
+    let mut fallbacks = Vec::new();
     if recipe.access.iter().any(|access| matches!(access.spec, AccessSpec::Terminal { ttyd: None, .. })) {
-        inputs.actions.push(Action::AptInstallOr { package: "ttyd".to_owned(), suite: TTYD_SUITE.to_owned() });
+        fallbacks.push(Fallback { package: "ttyd".to_owned(), suite: TTYD_SUITE.to_owned() });
+    }
+    if !names.is_empty() || !files.is_empty() || !fallbacks.is_empty() {
+        // It fetches the lists itself.
+        inputs.actions.push(Action::AptInstall { packages: names, files, fallbacks });
+    } else if recipe.package_update {
+        inputs.actions.push(Action::AptUpdate);
     }
     Ok(inputs)
 }
@@ -420,7 +425,8 @@ fn commands(recipe: &Recipe) -> Inputs {
             resolved::Command::Exec(words) => Command::Exec(words.clone()),
         })
     };
-    Inputs::of(recipe.run.iter().map(command).collect())
+    let actions = recipe.run.iter().map(command).collect();
+    Inputs { secrets: recipe.build_secrets.clone(), ..Inputs::of(actions) }
 }
 
 impl Inputs {

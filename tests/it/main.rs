@@ -13,5 +13,6 @@ mod boot;
 mod disks;
 mod faults;
 mod remote;
+mod secrets;
 mod servers;
 mod world;

@@ -3,6 +3,9 @@
 use std::ffi::{CString, NulError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use fs_err::File;
 use rustix::ioctl::{self, Opcode, Updater};
@@ -10,6 +13,9 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_bind_recursive, mount_change, mount_remount,
     unmount,
 };
+
+/// Between two rounds of writing back.
+const WRITE_BACK_PAUSE: Duration = Duration::from_secs(1);
 
 const FITRIM: Opcode = ioctl::opcode::read_write::<TrimRange>(b'X', 121);
 
@@ -159,6 +165,24 @@ impl Mount {
         rustix::fs::syncfs(root).map_err(|error| MountError::Sync { target: self.target.clone(), source: error.into() })
     }
 
+    /// Has what is written go on to the disk every second, on a thread of its own, until the guard is dropped.
+    ///
+    /// Left alone, the kernel would begin half a minute later, and [`Self::syncfs`] would have to wait for all of it.
+    pub fn write_back(&self) -> Result<WriteBack, MountError> {
+        let root = self.root.as_ref().expect("the descriptor is there until the mount is closed");
+        let root = root.file().try_clone().map_err(|source| MountError::Open { source })?;
+        let (stop, stopped) = mpsc::channel::<()>();
+        let thread = thread::spawn(move || {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(WRITE_BACK_PAUSE) {
+                // An error is told again to `Mount::syncfs`, which looks through a descriptor of its own.
+                if let Err(error) = rustix::fs::syncfs(&root) {
+                    tracing::debug!(%error, "could not write back");
+                }
+            }
+        });
+        Ok(WriteBack { stop: Some(stop), thread: Some(thread) })
+    }
+
     /// Tells the disk which blocks are free and returns the number of bytes in them, as the file system counts.
     ///
     /// The disk below may ignore it, so this number proves nothing about what the disk still contains.
@@ -177,6 +201,24 @@ impl Mount {
             .map_err(|error| MountError::Unmount { target: self.target.clone(), source: error.into() })?;
         self.mounted = false;
         Ok(())
+    }
+}
+
+/// A thread that writes back; see [`Mount::write_back`].
+#[derive(Debug)]
+pub struct WriteBack {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for WriteBack {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that writes back panicked");
+        }
     }
 }
 

@@ -54,8 +54,8 @@ pub(crate) enum StepError {
     NoMirror { codename: String },
     #[error("`{package}` is in none of the guest's package sources, and {distribution} has no suite to take it from")]
     NoOtherSuite { package: String, distribution: String },
-    #[error("`{package}` {version} was not installed from `{suite}`")]
-    WrongOrigin { package: String, version: String, suite: String },
+    #[error("`{package}` was installed as {version}, where apt had chosen {expected}")]
+    WrongVersion { package: String, version: String, expected: String },
     #[error("apt does not say which {what} `{package}` has")]
     NoPackageFact { package: String, what: &'static str },
     #[error("a request that seals does nothing else")]

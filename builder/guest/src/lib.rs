@@ -25,6 +25,7 @@
 
 mod accounts;
 mod apt;
+pub mod audit;
 mod boot;
 pub mod client;
 mod error;
@@ -32,6 +33,7 @@ mod files;
 pub mod frame;
 pub mod free_space;
 mod loopback;
+mod no_sync;
 pub mod program;
 pub mod protocol;
 pub mod seal;

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
+use labwright_core::Mask;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::thread::UnshareFlags;
 
@@ -12,7 +13,7 @@ use crate::error::{Doing, StepError};
 use crate::protocol::{Action, Command, Failure, Message, Report, Request};
 use crate::session::{Program, Session, end_everything};
 use crate::stand_in::{self, StandIn};
-use crate::{boot, files, seal, settings, space};
+use crate::{boot, files, no_sync, seal, settings, space};
 
 /// Runs the program with the arguments behind its name: `step` is what the host starts.
 pub fn main(arguments: &[String]) -> ExitCode {
@@ -82,7 +83,7 @@ fn tell_failure(session: &mut Session, index: Option<usize>, error: &StepError) 
     let last_lines = session.last_lines();
     session.say(&Message::Failed(Failure {
         index,
-        reason: error.chain(),
+        reason: session.masked(&error.chain()),
         exit_status: error.exit_status(),
         signal: error.signal(),
         last_lines,
@@ -124,9 +125,11 @@ fn run(session: &mut Session, request: &Request) -> Result<(), Failed> {
         return Err(early(StepError::SealAlone));
     }
     session.limit(request.time_limit_seconds, &request.environment);
+    session.hide(Mask::new(request.secrets.iter().map(|secret| &secret.value)));
     rustix::process::setsid().to("leave the host's session").map_err(early)?;
     space::keep_descriptors_to_ourselves().map_err(early)?;
     let bare = space::enter(request).map_err(early)?;
+    no_sync::pretend_to_sync().map_err(early)?;
     space::drop_capabilities().map_err(early)?;
     if seals {
         return act_all(session, request, &bare);
@@ -145,12 +148,8 @@ fn with_stand_ins(session: &mut Session, request: &Request) -> Result<(), Failed
         let text = stand_in::resolv_conf(&request.dns);
         stand_ins.push(StandIn::put("/etc/resolv.conf", &text, 0o644).map_err(early)?);
     }
-    let runs_programs = request.actions.iter().any(|action| {
-        matches!(
-            action,
-            Action::AptInstall { .. } | Action::AptFrom { .. } | Action::AptInstallOr { .. } | Action::Run(_)
-        )
-    });
+    let runs_programs =
+        request.actions.iter().any(|action| matches!(action, Action::AptInstall { .. } | Action::Run(_)));
     let diverted = match &request.disk {
         Some(disk) if runs_programs => boot::divert(session, disk).map_err(early)?,
         _ => false,
@@ -193,9 +192,7 @@ fn act(session: &mut Session, apt: &mut Apt, action: &Action, root: &OwnedFd) ->
     match action {
         Action::AptSource { name, source, key } => apt.source(name, source, key.as_deref()),
         Action::AptUpdate => apt.update(session),
-        Action::AptInstall { packages, files } => apt.install(session, packages, files),
-        Action::AptFrom { package, suite } => apt.install_from(session, package, suite),
-        Action::AptInstallOr { package, suite } => apt.install_or(session, package, suite),
+        Action::AptInstall { packages, files, fallbacks } => apt.install(session, packages, files, fallbacks),
         Action::User(user) => settings::user(session, user),
         Action::WriteFile { path, mode, owner, append, size } => {
             files::write_file(session, Path::new(path.as_str()), *mode, owner, *append, *size)

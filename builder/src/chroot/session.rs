@@ -6,7 +6,7 @@ use std::process::{ChildStdin, ChildStdout};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use labwright_core::{Cancel, Cancelled, Reporter};
+use labwright_core::{Cancel, Cancelled, NamedSecret, Reporter};
 use labwright_host::{Peer, ToolError};
 
 use super::wire::{self, Failure, Flattened, Open, Opened, Order, Reply};
@@ -82,11 +82,22 @@ impl Session {
         &mut self,
         next: &Path,
         finished_as: String,
-        trim: bool,
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<(), SessionError> {
-        self.expect_done(&Order::Commit { next: next.to_owned(), finished_as, trim }, reporter, cancel)
+        self.expect_done(&Order::Commit { next: next.to_owned(), finished_as }, reporter, cancel)
+    }
+
+    pub(crate) fn search(
+        &mut self,
+        secrets: Vec<NamedSecret>,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Vec<wire::Leak>, SessionError> {
+        match self.order(&Order::Search(secrets), reporter, cancel)? {
+            Reply::Searched(leaks) => Ok(leaks),
+            _ => Err(SessionError::Confused),
+        }
     }
 
     pub(crate) fn flatten(

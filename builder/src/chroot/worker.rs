@@ -7,20 +7,24 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use labwright_core::{ByteSize, Cancel, Event, Hasher, Reporter};
+use labwright_core::{ByteSize, Cancel, Event, Hasher, NamedSecret, Reporter};
 use labwright_disk::chain::{Backing, Chain, ChainSpec, create_overlay};
+use labwright_disk::chain_reader::ChainReader;
 use labwright_disk::filesystem::{self, FilesystemKind};
 use labwright_disk::inspect::Format;
 use labwright_disk::layout::{Root, find_root};
 use labwright_disk::loop_device::{Access, LoopDevice};
 use labwright_disk::mount::{Flags, Mount, make_rprivate};
 use labwright_disk::qcow2_writer::{self, Compression, WriteOptions};
+use labwright_disk::read_disk::ReadDisk;
 use labwright_disk::table;
+use labwright_guest::audit;
 use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::protocol::{self, Message};
 use labwright_host::{Invocation, Peer, Tool, become_first_process};
 
-use super::wire::{self, Failure, FailureKind, Flattened, INNER, OUTER, Opened, Order, Reply, Source, Step};
+use super::leaks;
+use super::wire::{self, Failure, FailureKind, Flattened, INNER, Leak, OUTER, Opened, Order, Reply, Source, Step};
 use crate::guest_program;
 
 /// Seen with a base of 1 KiB blocks, which mke2fs chooses for file systems below 512 MiB.
@@ -173,9 +177,10 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
         }
         Order::Grow => disk.as_mut().ok_or_else(closed)?.grow().map(|()| Reply::Done),
         Order::Step(step) => disk.as_mut().ok_or_else(closed)?.step(*step, replies).map(Reply::Ran),
-        Order::Commit { next, finished_as, trim } => {
-            disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as, trim).map(|()| Reply::Done)
+        Order::Commit { next, finished_as } => {
+            disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as).map(|()| Reply::Done)
         }
+        Order::Search(secrets) => disk.as_mut().ok_or_else(closed)?.search(&secrets).map(Reply::Searched),
         Order::Flatten { destination, compression } => {
             disk.as_mut().ok_or_else(closed)?.flatten(&destination, compression, replies).map(Reply::Flattened)
         }
@@ -194,6 +199,8 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
 struct Disk {
     mounted: Option<Mounted>,
     chain: Chain,
+    /// The base and the finished layers, bottom first.
+    layers: Vec<(fs_err::File, Format)>,
     root: Root,
     work: PathBuf,
     size: ByteSize,
@@ -229,9 +236,11 @@ impl Disk {
             mount_point: PathBuf::from("disk.raw"),
             socket: PathBuf::from("q"),
         };
+        let layers = spec.lower.iter().map(|(path, format)| Ok((fs_err::File::open(path)?, *format)));
+        let layers = layers.collect::<io::Result<Vec<_>>>()?;
         let chain = Chain::open(&spec, &cancel)?;
         let root = find_root(chain.export_path(), Path::new("look")).map_err(|error| Failed::base(&error))?;
-        Ok(Self { mounted: None, chain, root, work: open.work, size: open.size, cancel })
+        Ok(Self { mounted: None, chain, layers, root, work: open.work, size: open.size, cancel })
     }
 
     /// Whether free blocks can be too small to be dropped: an ext4 root with blocks below the 4 KiB of a page, to which
@@ -299,8 +308,8 @@ impl Disk {
             let root = &self.root;
             let device = self.attach()?;
             let options = match &root.subvolume {
-                Some(subvolume) => format!("discard,subvol={subvolume}"),
-                None => "discard".to_owned(),
+                Some(subvolume) => format!("subvol={subvolume}"),
+                None => String::new(),
             };
             let kind = root.filesystem.kind.as_str();
             let mount = Mount::new(device.path(), Path::new("mnt"), kind, Flags::WORK, &options)?;
@@ -320,7 +329,8 @@ impl Disk {
     }
 
     fn step(&mut self, step: Step, replies: &Replies) -> Result<Vec<serde_json::Value>> {
-        self.mount()?;
+        // The guest's programs never wait for the disk, so this is what keeps it busy.
+        let write_back = self.mount()?.mount.write_back()?;
         let root = self.work.join("mnt");
         let mut request = step.request;
         request.root = root;
@@ -342,6 +352,7 @@ impl Disk {
         );
         drop(stdin);
         drop(guest);
+        drop(write_back);
         let outcome = result.map_err(|error| guest_failure(&error))?;
         reports(outcome)
     }
@@ -374,22 +385,50 @@ impl Disk {
         })
     }
 
-    fn commit(&mut self, next: &Path, finished_as: String, trim: bool) -> Result<()> {
-        if trim {
-            self.mount()?.mount.fstrim()?;
-        }
+    fn commit(&mut self, next: &Path, finished_as: String) -> Result<()> {
+        // Mounting with `discard` would do the same while the step runs, and slow it down.
+        let mount = &self.mount()?.mount;
+        // What was deleted is free only once the file system's journal says so.
+        mount.syncfs()?;
+        mount.fstrim()?;
         self.unmount()?;
         let backing = Backing { name: finished_as, format: Format::Qcow2 };
         create_overlay(next, &backing, self.size.bytes(), &self.cancel)?;
-        self.chain.snapshot(next)?;
+        let finished = self.chain.snapshot(next)?;
+        // The builder moves it into its cache from now on.
+        self.layers.push((fs_err::File::open(finished)?, Format::Qcow2));
         Ok(())
     }
 
-    fn flatten(&mut self, destination: &Path, compression: wire::Compression, replies: &Replies) -> Result<Flattened> {
-        // Not mounted again: that alone would write to the disk, and the same layers must give the same file.
+    fn search(&mut self, secrets: &[NamedSecret]) -> Result<Vec<Leak>> {
         self.unmount()?;
-        let raw = fs_err::File::open(self.chain.export_path())?;
-        write(&raw, self.size, destination, compression, replies, &self.cancel)
+        let hits = leaks::in_raw(&self.finished()?, secrets, &self.cancel)?;
+        // What is compressed is seen in the files only.
+        if hits.is_empty() && self.root.filesystem.kind != FilesystemKind::Btrfs {
+            return Ok(Vec::new());
+        }
+        let root = &self.root;
+        let device = LoopDevice::attach(self.chain.export_path(), root.offset, root.size, Access::ReadOnly)?;
+        let options = root.subvolume.as_ref().map_or_else(String::new, |subvolume| format!("subvol={subvolume}"));
+        let kind = root.filesystem.kind.as_str();
+        let mount = Mount::new(device.path(), Path::new("mnt"), kind, Flags::LOOK, &options)?;
+        let files = audit::secrets_in_tree(Path::new("mnt"), secrets)?;
+        mount.close()?;
+        device.close()?;
+        Ok(leaks::places(hits, files))
+    }
+
+    fn flatten(&mut self, destination: &Path, compression: wire::Compression, replies: &Replies) -> Result<Flattened> {
+        // The layers alone: what a mount writes to the new top is no part of any, and the same layers must give the
+        // same file.
+        self.unmount()?;
+        write(&self.finished()?, self.size, destination, compression, replies, &self.cancel)
+    }
+
+    /// The disk as the finished layers have it.
+    fn finished(&self) -> io::Result<ChainReader> {
+        let layers = self.layers.iter().map(|(file, format)| Ok((reopen(file)?, *format)));
+        ChainReader::open(layers.collect::<io::Result<Vec<_>>>()?)
     }
 
     fn close(mut self) -> Result<()> {
@@ -399,8 +438,13 @@ impl Disk {
     }
 }
 
+/// The same open file once more: by now it may have another name.
+fn reopen(file: &fs_err::File) -> io::Result<fs_err::File> {
+    Ok(fs_err::File::from_parts(file.file().try_clone()?, file.path()))
+}
+
 fn write(
-    raw: &fs_err::File,
+    raw: &dyn ReadDisk,
     size: ByteSize,
     destination: &Path,
     compression: wire::Compression,
@@ -419,7 +463,7 @@ fn write(
         replies.event(Event::Progress { task: "compress".to_owned(), done, total: Some(total) });
     };
     let written = qcow2_writer::write_qcow2(raw, size.bytes(), destination, options, &mut progress, cancel)?;
-    Ok(Flattened { file_size: written.file_size, data: written.data_size, digest: written.digest })
+    Ok(Flattened { file_size: written.file_size, data: written.data_size })
 }
 
 /// A guest that says why it failed is the recipe's matter; everything else is the host's.

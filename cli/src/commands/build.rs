@@ -7,7 +7,7 @@ use labwright_registry::{Descriptor, Layout, container_disk};
 use serde::Serialize;
 
 use super::base::{self, Bases, Pins};
-use super::{disk_cache, image, recipe_file};
+use super::{build_secrets, disk_cache, image, recipe_file};
 use crate::args::Build;
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -47,6 +47,7 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     let loaded = recipe_file::load_recipe(&args.path, &args.set)?;
     super::show_warnings(&loaded, context);
     refuse(&loaded)?;
+    let secrets = build_secrets::gather(&loaded.recipe.build_secrets, &args.secret)?;
     let arch = architecture(&loaded)?;
     let store = Layout::open_or_create(context.settings.store())?;
     let images = image::images(context, &args.registries, &base::base_image(&loaded.recipe.base))?;
@@ -73,7 +74,12 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     }
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
-    let options = BuildOptions { from: args.from, environment: context.settings.proxies.clone() };
+    let options = BuildOptions {
+        from: args.from,
+        environment: context.settings.proxies.clone(),
+        secrets,
+        ..BuildOptions::default()
+    };
     let artifact = builder.build(&plan, &options, context.ui.reporter(), context.cancel)?;
     let packed = container_disk::pack(
         &store,
@@ -149,9 +155,12 @@ pub(super) fn refuse(loaded: &Loaded) -> Result<(), CommandError> {
             Feature::Architecture(_) if loaded.recipe.architectures.contains(&Arch::Amd64) => return None,
             Feature::Architecture(_) => "disks for arm64",
             Feature::BaseRecipe => "recipes on recipes",
-            Feature::BuildSecrets => "build secrets",
             Feature::Desktop => "desktops",
-            Feature::BaseCatalogue | Feature::BaseUrl | Feature::BaseImage | Feature::OwnTtyd => return None,
+            Feature::BaseCatalogue
+            | Feature::BaseUrl
+            | Feature::BaseImage
+            | Feature::BuildSecrets
+            | Feature::OwnTtyd => return None,
         };
         Some(format!("this version of Labwright cannot build {what} yet"))
     });

@@ -2,6 +2,7 @@
 
 mod base;
 mod build;
+mod build_secrets;
 mod check;
 mod completions;
 mod copy;

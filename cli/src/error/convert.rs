@@ -16,6 +16,9 @@ use labwright_vm::VmError;
 
 use super::{CommandError, Kind, Sentence};
 
+const NO_LEAKS: &str = "let commands keep secrets in /run/secrets and in /tmp, which is in memory while they run; what is \
+                        in no file was in one that was deleted";
+
 const WITH_ROOT: &str = "building needs root: run it with sudo";
 
 impl From<ToolError> for CommandError {
@@ -148,6 +151,8 @@ impl From<BuildError> for CommandError {
             BuildError::Cancelled(cancelled) | BuildError::Layers(LayerError::Cancelled(cancelled)) => cancelled.into(),
             BuildError::Step { log, source, .. } => Self::from_session(source, Kind::Step).of_build(text, &log),
             BuildError::Disk { log, source } => Self::from_session(source, Kind::Host).of_build(text, &log),
+            BuildError::NoSecret { .. } => Self::sentence(Kind::Usage, text),
+            BuildError::Leaked { .. } => Self::sentence(Kind::Step, text).hint(NO_LEAKS),
             BuildError::Home(error) => error.into(),
             BuildError::Layers(error) => Self::new(Kind::Host, error),
         }

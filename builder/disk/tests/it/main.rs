@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod chain;
+mod chain_reader;
 mod corpus;
 mod foreign;
 mod support;
