@@ -31,6 +31,7 @@ pub mod client;
 mod error;
 mod files;
 pub mod frame;
+pub mod free_space;
 mod loopback;
 mod no_sync;
 pub mod program;
