@@ -32,6 +32,7 @@ mod log;
 mod plan;
 mod runner;
 mod sources;
+mod vm;
 mod workdir;
 
 pub use chroot::{FailureKind, SessionError, run_if_asked as run_worker_if_asked};
@@ -42,3 +43,4 @@ pub use layers::{Collected, LayerError};
 pub use plan::{Plan, PlanError, Step, StepKind};
 pub use runner::Runner;
 pub use sources::SourceError;
+pub use vm::{ApplianceError, VmError, VmRunner};

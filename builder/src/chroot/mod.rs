@@ -8,7 +8,7 @@
 
 pub(crate) mod session;
 pub(crate) mod wire;
-mod worker;
+pub(crate) mod worker;
 
 pub use session::SessionError;
 pub use wire::FailureKind;

@@ -24,7 +24,7 @@ use super::wire::{self, Failure, FailureKind, Flattened, INNER, OUTER, Opened, O
 use crate::guest_program;
 
 /// Seen with a base of 1 KiB blocks, which mke2fs chooses for file systems below 512 MiB.
-const SMALL_BLOCKS: &str = "the root file system has blocks below 4 KiB: what the recipe deletes can stay readable in \
+pub(crate) const SMALL_BLOCKS: &str = "the root file system has blocks below 4 KiB: what the recipe deletes can stay readable in \
                             the image's free blocks, so keep secrets out of this build or use another base";
 
 /// The name of the guest program in the work directory.
@@ -33,12 +33,12 @@ const GUEST: &str = "labwright-guest";
 /// With less room than this, in bytes, an overlay cannot grow by the clusters and tables that one write may need.
 const LITTLE_ROOM: u64 = 1 << 20;
 
-type Result<T> = std::result::Result<T, Failed>;
+pub(crate) type Result<T> = std::result::Result<T, Failed>;
 
 /// A failed order: what it means and what happened.
-struct Failed {
-    kind: FailureKind,
-    chain: Vec<String>,
+pub(crate) struct Failed {
+    pub(crate) kind: FailureKind,
+    pub(crate) chain: Vec<String>,
 }
 
 /// A failure of the host, where no other kind is said.
@@ -55,10 +55,9 @@ impl Failed {
 
     /// The same failure, explained if the host's disk below the build is full: programs in the guest only see a disk
     /// that fails or that became read-only.
-    fn unless_full(mut self, work: Option<&Path>) -> Self {
+    pub(crate) fn unless_full(mut self, work: Option<&Path>) -> Self {
         if let Some(work) = work
-            && let Ok(room) = rustix::fs::statvfs(work)
-            && room.f_bavail.saturating_mul(room.f_frsize) < LITTLE_ROOM
+            && is_full(work)
         {
             self.kind = FailureKind::Host;
             self.chain.push(format!("the disk that holds {} is full", work.display()));
@@ -67,7 +66,13 @@ impl Failed {
     }
 }
 
-fn chain(error: &dyn Error) -> Vec<String> {
+/// Whether the host's disk below the build has no room left.
+pub(crate) fn is_full(work: &Path) -> bool {
+    rustix::fs::statvfs(work).is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) < LITTLE_ROOM)
+}
+
+/// What an error says and why, outermost first.
+pub(crate) fn chain(error: &dyn Error) -> Vec<String> {
     let mut chain = vec![error.to_string()];
     let mut next = error.source();
     while let Some(error) = next {
@@ -399,12 +404,13 @@ impl Disk {
     }
 }
 
-fn write(
+/// Writes the raw disk as one compressed qcow2 file.
+pub(crate) fn write(
     raw: &fs_err::File,
     size: ByteSize,
     destination: &Path,
     compression: wire::Compression,
-    replies: &Replies,
+    reporter: &dyn Reporter,
     cancel: &Cancel,
 ) -> Result<Flattened> {
     let options = WriteOptions {
@@ -416,14 +422,14 @@ fn write(
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     let mut progress = |done, total| {
-        replies.event(Event::Progress { task: "compress".to_owned(), done, total: Some(total) });
+        reporter.event(Event::Progress { task: "compress".to_owned(), done, total: Some(total) });
     };
     let written = qcow2_writer::write_qcow2(raw, size.bytes(), destination, options, &mut progress, cancel)?;
     Ok(Flattened { file_size: written.file_size, data: written.data_size, digest: written.digest })
 }
 
 /// A guest that says why it failed is the recipe's matter; everything else is the host's.
-fn guest_failure(error: &ClientError) -> Failed {
+pub(crate) fn guest_failure(error: &ClientError) -> Failed {
     let kind = match error {
         ClientError::Failed(_) | ClientError::File { .. } | ClientError::FileChanged { .. } => FailureKind::Step,
         _ => FailureKind::Host,
@@ -431,7 +437,7 @@ fn guest_failure(error: &ClientError) -> Failed {
     Failed { kind, chain: chain(error) }
 }
 
-fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
+pub(crate) fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     let mut reports = Vec::new();
     for package in outcome.packages {
         reports.push(serde_json::to_value(protocol::Report::Package(package))?);
@@ -442,7 +448,7 @@ fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     Ok(reports)
 }
 
-fn open_source(sources: &[Source], index: usize) -> io::Result<Box<dyn Read>> {
+pub(crate) fn open_source(sources: &[Source], index: usize) -> io::Result<Box<dyn Read>> {
     match sources.get(index) {
         Some(Source::Inline(bytes)) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
         Some(Source::File { path, digest }) => {

@@ -16,7 +16,7 @@ use labwright_vm::VmError;
 
 use super::{CommandError, Kind, Sentence};
 
-const WITH_ROOT: &str = "building needs root: run it with sudo";
+const WITH_ROOT: &str = "the chroot runner needs root: run it with sudo, or take `--runner vm`";
 
 impl From<ToolError> for CommandError {
     fn from(error: ToolError) -> Self {
@@ -176,6 +176,7 @@ impl CommandError {
             }
             error @ SessionError::Start(_) => Self::new(Kind::Host, error).hint(WITH_ROOT),
             error @ SessionError::Confused => Self::new(Kind::Bug, error),
+            SessionError::Machine(error) => Self::new(Kind::Host, *error),
             error @ SessionError::Broken(_) => Self::new(kind, error),
         }
     }
