@@ -7,10 +7,11 @@ use labwright_cloud_init::{FrontDoor, GuestConfig, InvalidFrontDoor, Terminal, f
 use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, GuestPath, ImageFacts, PackageFact};
 use labwright_guest::protocol::{Action, AptFile, Command, Fallback, Owner, User};
 use labwright_recipes::resolved::{self, AccessSpec, AptKey, FRONT_DOOR_PORT, FileSource, Package, Recipe, Ttyd};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::chroot::wire::Source;
 use crate::guest_program;
+use crate::inputs::{self, Input};
 use crate::key::Key;
 use crate::sources::{self, Inputs, SourceError};
 
@@ -35,7 +36,7 @@ pub struct Plan {
 }
 
 /// A kind of step. Their order here is the order in which they run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepKind {
     /// Grows the disk.
@@ -91,6 +92,8 @@ pub struct Step {
     pub(crate) key: Key,
     pub(crate) actions: Vec<Action>,
     pub(crate) sources: Vec<Source>,
+    /// Everything that the key depends on besides the key before, by name.
+    pub(crate) inputs: Vec<Input>,
     pub(crate) network: bool,
     pub(crate) time_limit: Duration,
 }
@@ -149,6 +152,7 @@ impl Plan {
                 key: chain.key.clone(),
                 actions: Vec::new(),
                 sources: Vec::new(),
+                inputs: vec![Input::new("disk size", size.to_string().as_bytes())],
                 network: false,
                 time_limit: TIME_LIMIT,
             });
@@ -169,6 +173,11 @@ impl Plan {
     /// The steps, in order.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// The architecture.
+    pub fn arch(&self) -> Arch {
+        self.arch
     }
 
     /// The base.
@@ -228,11 +237,13 @@ impl Chain {
         let keyed = format!("{}\n{text}", guest_program::digest());
         self.key = self.key.next(kind.as_str(), STEP_VERSION, &keyed);
         self.inputs.push(text);
+        let named = inputs::named(&inputs);
         self.steps.push(Step {
             kind,
             key: self.key.clone(),
             actions: inputs.actions,
             sources: inputs.sources,
+            inputs: named,
             network,
             time_limit: time_limit.unwrap_or(TIME_LIMIT),
         });
