@@ -12,6 +12,7 @@ use labwright_recipes::resolved::Compression;
 
 use crate::chroot::wire;
 use crate::chroot::{Leak, SessionError};
+use crate::history::History;
 use crate::home::{Home, HomeError};
 use crate::layers::{Collected, Finished, KeyLock, Layer, LayerError, Layers, file_name, random_id};
 use crate::log::Log;
@@ -159,13 +160,6 @@ impl Builder {
         &self.home
     }
 
-    /// Which steps of a plan are cached, in order. Changes nothing.
-    pub fn cached(&self, plan: &Plan) -> Result<Vec<bool>, BuildError> {
-        let layers = self.home.layers()?;
-        let found = layers.longest_prefix(&keys(plan), &plan.base.digest.to_string())?.len();
-        Ok((0..plan.steps.len()).map(|at| at < found).collect())
-    }
-
     /// Builds the disk of a plan.
     pub fn build(
         &self,
@@ -182,15 +176,40 @@ impl Builder {
         let log = Log::create(&self.home.logs(&plan.recipe.name), reporter, mask)?;
         let layers = self.home.layers()?;
         let _in_use = layers.hold()?;
-        let run = Run {
-            plan,
-            options,
-            layers: &layers,
-            log: &log,
-            cancel,
-            program: &self.program,
-            apt_cache: self.home.apt_cache()?,
-        };
+        let name = &plan.recipe.name;
+        let mut history = History::begin(plan, History::load(&self.home.history(), name).as_ref());
+        history.save(&self.home.history(), name)?;
+        let result = self.build_logged(plan, options, &layers, &log, cancel);
+        for (step, layer) in plan.steps.iter().zip(layers.longest_prefix(&keys(plan), &plan.base.digest.to_string())?) {
+            history.finished(step.kind, layer.size);
+        }
+        if let Ok(artifact) = &result {
+            history.file_size = Some(artifact.file_size.bytes());
+        }
+        if let Err(error) = history.save(&self.home.history(), name) {
+            // It only helps people; a built disk is worth more.
+            log.event(Event::Warning(format!("could not write down what was built: {error}")));
+        }
+        result
+    }
+
+    /// Notes that the result of a plan is there, as if it had been built just now.
+    pub fn remember(&self, plan: &Plan) -> Result<(), BuildError> {
+        let (dir, name) = (self.home.history(), &plan.recipe.name);
+        let mut history = History::begin(plan, History::load(&dir, name).as_ref());
+        history.all_finished();
+        Ok(history.save(&dir, name)?)
+    }
+
+    fn build_logged(
+        &self,
+        plan: &Plan,
+        options: &BuildOptions,
+        layers: &Layers,
+        log: &Log<'_>,
+        cancel: &Cancel,
+    ) -> Result<Artifact, BuildError> {
+        let run = Run { plan, options, layers, log, cancel, program: &self.program, apt_cache: self.home.apt_cache()? };
         run.forget()?;
         let mut cached = None;
         loop {
