@@ -58,6 +58,11 @@ pub(crate) enum StepError {
     WrongVersion { package: String, version: String, expected: String },
     #[error("apt does not say which {what} `{package}` has")]
     NoPackageFact { package: String, what: &'static str },
+    #[error(
+        "{} would boot from `root={root}`, a name that the disk has here only; it must be a UUID, LABEL or PARTUUID",
+        path.display()
+    )]
+    BootRoot { path: PathBuf, root: String },
     #[error("a request that seals does nothing else")]
     SealAlone,
 }

@@ -157,10 +157,13 @@ fn with_stand_ins(session: &mut Session, request: &Request) -> Result<(), Failed
     let root = rustix::fs::open("/", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
         .to("open the root")
         .map_err(early)?;
-    let kernels = boot::kernels();
+    let (kernels, roots) = (boot::kernels(), boot::roots());
     let mut result = act_all(session, request, &root);
     if result.is_ok() && diverted && boot::kernels() != kernels {
         result = boot::update_menu(session).map_err(early);
+    }
+    if result.is_ok() {
+        result = boot::check_roots(&roots, &boot::roots()).map_err(early);
     }
     // Nobody of the guest may be there while its files are put back.
     end_everything();

@@ -7,6 +7,7 @@
 //! disk, mounts it and runs the guest program in it ([`worker`]); they talk in lines of JSON ([`wire`]).
 
 pub(crate) mod leaks;
+mod mounts;
 pub(crate) mod session;
 pub(crate) mod wire;
 pub(crate) mod worker;

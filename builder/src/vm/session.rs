@@ -23,6 +23,10 @@ use crate::chroot::wire::{self, FailureKind};
 use crate::chroot::{Leak, SessionError, leaks, worker};
 use crate::layer_files::LayerFiles;
 
+/// Seen with a base of 1 KiB blocks, which mke2fs chooses for file systems below 512 MiB.
+const SMALL_BLOCKS: &str = "the root file system has blocks below 4 KiB: what the recipe deletes can stay readable in \
+                            the image's free blocks, so keep secrets out of this build or use another base";
+
 /// How long the machine may take to start and to find the root. Emulated on a busy host it takes half a minute.
 const START: Duration = Duration::from_mins(5);
 
@@ -149,7 +153,7 @@ impl Session {
         match session.order(&Order::Open, "start", START, cancel)? {
             Reply::Opened { root, small_blocks } => {
                 if small_blocks {
-                    reporter.event(Event::Warning(worker::SMALL_BLOCKS.to_owned()));
+                    reporter.event(Event::Warning(SMALL_BLOCKS.to_owned()));
                 }
                 Ok((session, wire::Opened { root: ByteSize::from_bytes(root) }))
             }
