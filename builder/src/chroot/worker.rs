@@ -16,7 +16,7 @@ use labwright_disk::loop_device::{Access, LoopDevice};
 use labwright_disk::mount::{Flags, Mount, make_rprivate};
 use labwright_disk::qcow2_writer::{self, Compression, WriteOptions};
 use labwright_disk::table;
-use labwright_guest::audit;
+use labwright_guest::audit::{self, Needles};
 use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::protocol::{self, Message};
 use labwright_host::{Invocation, Peer, Tool, become_first_process};
@@ -30,15 +30,15 @@ const SMALL_BLOCKS: &str = "the root file system has blocks below 4 KiB: what th
                             the image's free blocks, so keep secrets out of this build or use another base";
 
 /// The name of the guest program in the work directory.
-const GUEST: &str = "labwright-guest";
+pub(super) const GUEST: &str = "labwright-guest";
 
 /// With less room than this, in bytes, an overlay cannot grow by the clusters and tables that one write may need.
 const LITTLE_ROOM: u64 = 1 << 20;
 
-type Result<T> = std::result::Result<T, Failed>;
+pub(super) type Result<T> = std::result::Result<T, Failed>;
 
 /// A failed order: what it means and what happened.
-struct Failed {
+pub(super) struct Failed {
     kind: FailureKind,
     chain: Vec<String>,
 }
@@ -51,7 +51,7 @@ impl<E: Error> From<E> for Failed {
 }
 
 impl Failed {
-    fn base(error: &dyn Error) -> Self {
+    pub(super) fn base(error: &dyn Error) -> Self {
         Self { kind: FailureKind::Base, chain: chain(error) }
     }
 
@@ -182,6 +182,7 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
         Order::Flatten { destination, compression } => {
             disk.as_mut().ok_or_else(closed)?.flatten(&destination, compression, replies).map(Reply::Flattened)
         }
+        Order::Audit(order) => super::audit::audit(order).map(Reply::Audited),
         Order::Close => {
             if let Some(disk) = disk.take() {
                 disk.close()?;
@@ -208,17 +209,22 @@ struct Mounted {
     device: LoopDevice,
 }
 
+/// Makes the work directory the place where everything happens.
+pub(super) fn enter_work(work: &Path) -> Result<()> {
+    make_rprivate(Path::new("/"))?;
+    // Programs look for themselves and their children there.
+    rustix::mount::mount("proc", "/proc", "proc", rustix::mount::MountFlags::empty(), None)?;
+    // Relative paths keep the control socket's name within what the kernel allows.
+    std::env::set_current_dir(work)?;
+    guest_program::write_to(Path::new(GUEST))?;
+    fs_err::create_dir("mnt")?;
+    fs_err::create_dir("look")?;
+    Ok(())
+}
+
 impl Disk {
     fn open(open: wire::Open) -> Result<Self> {
-        make_rprivate(Path::new("/"))?;
-        // Programs look for themselves and their children there.
-        rustix::mount::mount("proc", "/proc", "proc", rustix::mount::MountFlags::empty(), None)?;
-        // Relative paths keep the control socket's name within what the kernel allows.
-        std::env::set_current_dir(&open.work)?;
-        guest_program::write_to(Path::new(GUEST))?;
-        fs_err::create_dir("mnt")?;
-        fs_err::create_dir("look")?;
-
+        enter_work(&open.work)?;
         let cancel = Cancel::new();
         let base_format = if open.base.qcow2 { Format::Qcow2 } else { Format::Raw };
         let below = if open.layers.is_empty() { base_format } else { Format::Qcow2 };
@@ -390,18 +396,18 @@ impl Disk {
 
     fn search(&mut self, secrets: &[NamedSecret]) -> Result<Vec<Leak>> {
         self.unmount()?;
+        let needles = Needles::secrets(secrets);
         let raw = fs_err::File::open(self.chain.export_path())?;
-        let hits = leaks::in_raw(&raw, self.size.bytes(), secrets, &self.cancel)?;
+        let hits = leaks::in_raw(&raw, self.size.bytes(), &needles, &self.cancel)?;
         // What is compressed is seen in the files only.
         if hits.is_empty() && self.root.filesystem.kind != FilesystemKind::Btrfs {
             return Ok(Vec::new());
         }
         let root = &self.root;
         let device = LoopDevice::attach(self.chain.export_path(), root.offset, root.size, Access::ReadOnly)?;
-        let options = root.subvolume.as_ref().map_or_else(String::new, |subvolume| format!("subvol={subvolume}"));
         let kind = root.filesystem.kind.as_str();
-        let mount = Mount::new(device.path(), Path::new("mnt"), kind, Flags::LOOK, &options)?;
-        let files = audit::secrets_in_tree(Path::new("mnt"), secrets)?;
+        let mount = Mount::new(device.path(), Path::new("mnt"), kind, Flags::LOOK, &root.look_options())?;
+        let files = audit::in_tree(Path::new("mnt"), &needles)?;
         mount.close()?;
         device.close()?;
         Ok(leaks::places(hits, files))
@@ -445,7 +451,7 @@ fn write(
 }
 
 /// A guest that says why it failed is the recipe's matter; everything else is the host's.
-fn guest_failure(error: &ClientError) -> Failed {
+pub(super) fn guest_failure(error: &ClientError) -> Failed {
     let kind = match error {
         ClientError::Failed(_) | ClientError::File { .. } | ClientError::FileChanged { .. } => FailureKind::Step,
         _ => FailureKind::Host,
@@ -457,6 +463,9 @@ fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     let mut reports = Vec::new();
     for package in outcome.packages {
         reports.push(serde_json::to_value(protocol::Report::Package(package))?);
+    }
+    for finding in outcome.findings {
+        reports.push(serde_json::to_value(protocol::Report::Finding(finding))?);
     }
     if let Some(sealed) = outcome.sealed {
         reports.push(serde_json::to_value(protocol::Report::Sealed(sealed))?);
