@@ -70,6 +70,18 @@ impl StepKind {
         Self::Seal,
     ];
 
+    /// The key below `timeouts` in a recipe that says how long the step may take; none where nothing does.
+    pub const fn timeout_key(self) -> Option<&'static str> {
+        match self {
+            Self::Packages => Some("packages"),
+            Self::Users => Some("users"),
+            Self::Files => Some("files"),
+            Self::Access => Some("access"),
+            Self::Commands => Some("runcmd"),
+            Self::Disk | Self::Settings | Self::Seal => None,
+        }
+    }
+
     /// The name by which people know the step.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -15,4 +15,5 @@ mod faults;
 mod plan;
 mod remote;
 mod servers;
+mod shell;
 mod world;

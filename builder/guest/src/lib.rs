@@ -37,6 +37,7 @@ pub mod protocol;
 pub mod seal;
 mod session;
 mod settings;
+mod shell;
 mod sources;
 mod space;
 mod stand_in;

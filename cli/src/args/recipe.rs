@@ -50,6 +50,9 @@ pub struct Build {
     /// Runs every step anew, whatever is cached; the results are cached again
     #[arg(long, conflicts_with = "from")]
     pub no_cache: bool,
+    /// What to do when a step fails: `shell` opens a shell in the disk as the step left it (on a terminal only)
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    pub on_error: OnError,
     /// Builds and packs although the store has the image already
     #[arg(long)]
     pub force: bool,
@@ -62,6 +65,16 @@ pub struct Build {
     /// How registries are talked to.
     #[command(flatten)]
     pub registries: Registries,
+}
+
+/// What to do when a step fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum OnError {
+    /// End
+    #[default]
+    Fail,
+    /// Open a shell in the failing state, then end
+    Shell,
 }
 
 /// Arguments of `plan`.

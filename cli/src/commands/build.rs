@@ -7,8 +7,9 @@ use labwright_registry::{Descriptor, Layout, container_disk};
 use serde::Serialize;
 
 use super::base::{self, Bases, Pins};
+use super::terminal::Terminal;
 use super::{disk_cache, image, recipe_file};
-use crate::args::Build;
+use crate::args::{Build, OnError};
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
 
@@ -44,6 +45,10 @@ struct StepAnswer {
 
 /// Builds the disk of a recipe and packs it.
 pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandError> {
+    let terminal = match args.on_error {
+        OnError::Fail => None,
+        OnError::Shell => Some(Terminal::take()?),
+    };
     let loaded = recipe_file::load_recipe(&args.path, &args.set)?;
     super::show_warnings(&loaded, context);
     refuse(&loaded)?;
@@ -75,7 +80,11 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     }
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
-    let options = BuildOptions { from, environment: context.settings.proxies.clone() };
+    let options = BuildOptions {
+        from,
+        environment: context.settings.proxies.clone(),
+        terminal: terminal.as_ref().map(|terminal| terminal.path().to_owned()),
+    };
     let artifact = builder.build(&plan, &options, context.ui.reporter(), context.cancel)?;
     let packed = container_disk::pack(
         &store,

@@ -18,6 +18,7 @@ mod push;
 mod recipe_file;
 mod run;
 mod schema;
+mod terminal;
 
 use labwright_core::{Cancel, Severity};
 use labwright_recipes::Loaded;
