@@ -6,18 +6,18 @@ use std::thread::Scope;
 use std::time::Duration;
 
 use labwright_base_images::DiskFormat;
-use labwright_core::{ByteSize, Cancel, Cancelled, Event, ImageFacts, PackageFact, Reporter};
+use labwright_core::{ByteSize, Cancel, Cancelled, Event, ImageFacts, Mask, NamedSecret, PackageFact, Reporter};
 use labwright_guest::protocol::{Bind, Report, Request};
 use labwright_recipes::resolved::Compression;
 
-use crate::chroot::SessionError;
-use crate::chroot::session::Session;
 use crate::chroot::wire;
+use crate::chroot::{Leak, SessionError};
 use crate::history::History;
 use crate::home::{Home, HomeError};
 use crate::layers::{Collected, Finished, KeyLock, Layer, LayerError, Layers, file_name, random_id};
 use crate::log::Log;
 use crate::plan::{Plan, Step, StepKind};
+use crate::runner::{Runner, Session};
 use crate::workdir::Workdir;
 
 /// Builds disks below one home directory.
@@ -36,6 +36,10 @@ pub struct BuildOptions {
     pub terminal: Option<PathBuf>,
     /// Variables for package managers and commands (`http_proxy`), kept out of the image and of the keys.
     pub environment: Vec<(String, String)>,
+    /// Where the steps run.
+    pub runner: Runner,
+    /// The values of the recipe's `build_secrets`: kept out of the image, of the keys and of everything that is told.
+    pub secrets: Vec<NamedSecret>,
 }
 
 /// A built disk, in a directory that is removed with this value.
@@ -78,6 +82,20 @@ pub enum BuildError {
         /// Why.
         source: SessionError,
     },
+    /// A secret that the recipe names was not given.
+    #[error("the recipe needs the secret `{name}`")]
+    NoSecret {
+        /// Its name.
+        name: String,
+    },
+    /// The finished disk holds secrets of the build.
+    #[error("the disk holds what must not be in an image: {}", list(leaks))]
+    Leaked {
+        /// Which, and where.
+        leaks: Vec<Leak>,
+        /// The build's log.
+        log: PathBuf,
+    },
     /// The disk could not be opened, mounted or written.
     #[error("could not build on the disk")]
     Disk {
@@ -99,6 +117,20 @@ pub enum BuildError {
 
 fn excerpt(tail: &[String]) -> String {
     if tail.is_empty() { String::new() } else { format!("; its last lines:\n    {}", tail.join("\n    ")) }
+}
+
+fn list(leaks: &[Leak]) -> String {
+    /// So many are named.
+    const NAMED: usize = 20;
+    let mut lines: Vec<String> = leaks
+        .iter()
+        .take(NAMED)
+        .map(|leak| format!("\n    the secret `{}` {} in {}", leak.secret, leak.encoding, leak.place))
+        .collect();
+    if leaks.len() > NAMED {
+        lines.push(format!("\n    and {} more", leaks.len() - NAMED));
+    }
+    lines.concat()
 }
 
 impl From<io::Error> for BuildError {
@@ -138,7 +170,12 @@ impl Builder {
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<Artifact, BuildError> {
-        let log = Log::create(&self.home.logs(&plan.recipe.name), reporter)?;
+        let missing = plan.recipe.build_secrets.iter().find(|name| secret(options, name).is_none());
+        if let Some(name) = missing {
+            return Err(BuildError::NoSecret { name: name.clone() });
+        }
+        let mask = Mask::new(options.secrets.iter().map(|secret| &secret.value));
+        let log = Log::create(&self.home.logs(&plan.recipe.name), reporter, mask)?;
         let layers = self.home.layers()?;
         let _in_use = layers.hold()?;
         let name = &plan.recipe.name;
@@ -219,6 +256,10 @@ impl Builder {
         }
         Ok(damaged)
     }
+}
+
+fn secret<'a>(options: &'a BuildOptions, name: &str) -> Option<&'a NamedSecret> {
+    options.secrets.iter().find(|secret| secret.name == name)
 }
 
 /// The file name of the flattened disk in the work directory.
@@ -327,6 +368,7 @@ impl Run<'_> {
             top = next;
             self.log.event(Event::Finished { step: name, outcome });
         }
+        self.search(&mut session)?;
         self.log.event(Event::Started { step: "compress".to_owned() });
         let compression = match self.plan.recipe.compression {
             Compression::Zstd => wire::Compression::Zstd,
@@ -357,10 +399,30 @@ impl Run<'_> {
             backing: found.last().map_or_else(|| "base".to_owned(), |layer| file_name(&layer.key)),
             size: self.plan.size,
         };
-        let (session, opened) =
-            Session::open(self.program, open, self.log, self.cancel).map_err(|source| self.broken(source))?;
+        let (session, opened) = Session::open(&self.options.runner, self.program, open, self.log, self.cancel)
+            .map_err(|source| self.broken(source))?;
         tracing::debug!(root = %opened.root, "the disk is open");
         Ok(session)
+    }
+
+    /// Makes sure that the finished disk holds none of the secrets; otherwise nothing that may hold them stays cached.
+    fn search(&self, session: &mut Session) -> Result<(), BuildError> {
+        const SEARCH: &str = "search for secrets";
+        if self.options.secrets.is_empty() {
+            return Ok(());
+        }
+        self.log.event(Event::Started { step: SEARCH.to_owned() });
+        let leaks = session
+            .search(self.options.secrets.clone(), self.log, self.cancel)
+            .map_err(|source| self.broken(source))?;
+        if leaks.is_empty() {
+            self.log.event(Event::Finished { step: SEARCH.to_owned(), outcome: "none found".to_owned() });
+            return Ok(());
+        }
+        for step in self.plan.steps.iter().skip_while(|step| step.secrets.is_empty()) {
+            self.layers.remove(&step.key)?;
+        }
+        Err(BuildError::Leaked { leaks, log: self.log.path().to_owned() })
     }
 
     fn run_step(&self, session: &mut Session, step: &Step) -> Result<Vec<serde_json::Value>, BuildError> {
@@ -372,6 +434,7 @@ impl Run<'_> {
         request.network = step.network;
         request.terminal.clone_from(&self.options.terminal);
         request.time_limit_seconds = Some(step.time_limit.as_secs());
+        request.secrets = step.secrets.iter().filter_map(|name| secret(self.options, name).cloned()).collect();
         if step.network {
             request.dns = crate::dns::servers();
             request.environment.clone_from(&self.options.environment);

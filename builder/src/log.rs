@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use labwright_core::{Event, Reporter};
+use labwright_core::{Event, Mask, Reporter};
 
 /// How many lines of guest output an error repeats.
 const TAIL: usize = 15;
@@ -20,6 +20,8 @@ const KEPT: usize = 20;
 pub(crate) struct Log<'a> {
     path: PathBuf,
     inner: &'a dyn Reporter,
+    /// What the guest program has hidden already, and whatever says it elsewhere.
+    mask: Mask,
     state: Mutex<State>,
 }
 
@@ -30,15 +32,15 @@ struct State {
 }
 
 impl<'a> Log<'a> {
-    /// Starts a log in `dir`, where the oldest logs make room for it.
-    pub(crate) fn create(dir: &Path, inner: &'a dyn Reporter) -> io::Result<Self> {
+    /// Starts a log in `dir`, where the oldest logs make room for it. What `mask` hides is neither kept nor handed on.
+    pub(crate) fn create(dir: &Path, inner: &'a dyn Reporter, mask: Mask) -> io::Result<Self> {
         fs_err::create_dir_all(dir)?;
         make_room(dir)?;
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let file =
             tempfile::Builder::new().prefix(&format!("{seconds}-")).suffix(".log").rand_bytes(4).tempfile_in(dir)?;
         let (file, path) = file.keep().map_err(|error| error.error)?;
-        Ok(Self { path, inner, state: Mutex::new(State { file, tail: VecDeque::new() }) })
+        Ok(Self { path, inner, mask, state: Mutex::new(State { file, tail: VecDeque::new() }) })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -53,6 +55,12 @@ impl<'a> Log<'a> {
 
 impl Reporter for Log<'_> {
     fn event(&self, event: Event) {
+        let event = match event {
+            Event::Output { line } => Event::Output { line: self.mask.text(&line) },
+            Event::Note(text) => Event::Note(self.mask.text(&text)),
+            Event::Warning(text) => Event::Warning(self.mask.text(&text)),
+            event => event,
+        };
         let mut state = self.state.lock().expect("no holder of this lock panics");
         let line = match &event {
             Event::Started { step } => {
@@ -104,7 +112,7 @@ mod tests {
     #[test]
     fn keeps_everything_and_remembers_the_end() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::create(dir.path(), &Quiet).unwrap();
+        let log = Log::create(dir.path(), &Quiet, Mask::default()).unwrap();
         log.event(Event::Started { step: "packages".to_owned() });
         for number in 0..30 {
             log.event(Event::Output { line: format!("line {number}") });
@@ -122,7 +130,7 @@ mod tests {
         for number in 0..KEPT + 5 {
             fs_err::write(dir.path().join(format!("{number:02}-old.log")), "").unwrap();
         }
-        Log::create(dir.path(), &Quiet).unwrap();
+        Log::create(dir.path(), &Quiet, Mask::default()).unwrap();
         assert_eq!(fs_err::read_dir(dir.path()).unwrap().count(), KEPT);
         assert!(!dir.path().join("00-old.log").exists());
     }

@@ -106,6 +106,8 @@ pub struct Step {
     pub(crate) sources: Vec<Source>,
     /// Everything that the key depends on besides the key before, by name.
     pub(crate) inputs: Vec<Input>,
+    /// The names of the secrets that it may read.
+    pub(crate) secrets: Vec<String>,
     pub(crate) network: bool,
     pub(crate) time_limit: Duration,
 }
@@ -165,6 +167,7 @@ impl Plan {
                 actions: Vec::new(),
                 sources: Vec::new(),
                 inputs: vec![Input::new("disk size", size.to_string().as_bytes())],
+                secrets: Vec::new(),
                 network: false,
                 time_limit: TIME_LIMIT,
             });
@@ -256,6 +259,7 @@ impl Chain {
             actions: inputs.actions,
             sources: inputs.sources,
             inputs: named,
+            secrets: inputs.secrets,
             network,
             time_limit: time_limit.unwrap_or(TIME_LIMIT),
         });
@@ -444,7 +448,8 @@ fn commands(recipe: &Recipe) -> Inputs {
             resolved::Command::Exec(words) => Command::Exec(words.clone()),
         })
     };
-    Inputs::of(recipe.run.iter().map(command).collect())
+    let actions = recipe.run.iter().map(command).collect();
+    Inputs { secrets: recipe.build_secrets.clone(), ..Inputs::of(actions) }
 }
 
 impl Inputs {

@@ -51,16 +51,18 @@ pub enum SourceError {
 pub(crate) struct Inputs {
     pub(crate) actions: Vec<Action>,
     pub(crate) sources: Vec<Source>,
+    /// The names of the secrets that the actions may read.
+    pub(crate) secrets: Vec<String>,
 }
 
 impl Inputs {
     /// Actions that send no files.
     pub(crate) fn of(actions: Vec<Action>) -> Self {
-        Self { actions, sources: Vec::new() }
+        Self { actions, ..Self::default() }
     }
 
     /// Everything that the step's result depends on, as text for its key: the actions, and the files' digests instead
-    /// of their bytes and of where they lie.
+    /// of their bytes and of where they lie. Of secrets, their names: a new token must not rebuild what it fetched.
     pub(crate) fn describe(&self) -> String {
         let digests: Vec<Digest> = self
             .sources
@@ -70,7 +72,12 @@ impl Inputs {
                 Source::File { digest, .. } => digest.clone(),
             })
             .collect();
-        serde_json::to_string(&(&self.actions, digests)).expect("actions have no maps with odd keys")
+        let text = if self.secrets.is_empty() {
+            serde_json::to_string(&(&self.actions, digests))
+        } else {
+            serde_json::to_string(&(&self.actions, digests, &self.secrets))
+        };
+        text.expect("actions have no maps with odd keys")
     }
 }
 
@@ -176,7 +183,7 @@ mod tests {
             std::os::unix::fs::symlink("../a", dir.join("b/link")).unwrap();
             let tree = tree(&local(dir), None).unwrap();
             let names: Vec<_> = tree.entries.iter().map(|entry| (entry.path.clone(), entry.mode)).collect();
-            let inputs = Inputs { actions: Vec::new(), sources: tree.sources };
+            let inputs = Inputs { sources: tree.sources, ..Inputs::default() };
             (names, inputs.describe())
         };
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

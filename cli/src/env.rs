@@ -1,7 +1,7 @@
 //! Every environment variable that Labwright or a library that it calls looks at.
 //!
 //! Nothing else in the workspace reads the environment: [`Env::read`] does it once, and [`crate::settings`] gives it a
-//! meaning.
+//! meaning. Only the variables that a user names as places of secrets are read apart, by [`secret`].
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -38,6 +38,12 @@ pub const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 pub const SSL_CERT_DIR: &str = "SSL_CERT_DIR";
 /// The proxies: read by the HTTP client, in lower and upper case, and given to the package manager while building.
 pub const PROXIES: [&str; 4] = ["http_proxy", "https_proxy", "no_proxy", "all_proxy"];
+
+/// The value of a variable that the user named as the place of a secret.
+#[expect(clippy::disallowed_methods, reason = "this module reads the environment")]
+pub fn secret(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
 
 /// What the environment says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -22,6 +22,7 @@ mod event;
 mod facts;
 mod image_ref;
 mod path;
+mod secret;
 mod size;
 mod suggest;
 
@@ -33,5 +34,6 @@ pub use event::{Event, Quiet, Reporter};
 pub use facts::{AccessFact, AccessKind, ImageFacts, PackageFact};
 pub use image_ref::{ImageRef, InvalidImageRef, Registry};
 pub use path::{GuestPath, InvalidGuestPath};
+pub use secret::{Finder, Hit, InvalidSecret, MAX_SECRET, MIN_SECRET, Mask, NamedSecret, Secret, secret_text};
 pub use size::{ByteSize, InvalidByteSize};
 pub use suggest::did_you_mean;

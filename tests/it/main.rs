@@ -14,6 +14,7 @@ mod disks;
 mod faults;
 mod plan;
 mod remote;
+mod secrets;
 mod servers;
 mod shell;
 mod world;

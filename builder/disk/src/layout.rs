@@ -98,7 +98,7 @@ pub fn candidates(disk: &File) -> Result<Vec<Candidate>, LayoutError> {
     let table = table::read(disk)?;
     let mut found = Vec::new();
     for partition in &table.partitions {
-        if let Some(filesystem) = probe(disk, partition.offset())? {
+        if let Some(filesystem) = probe(disk, partition.offset(), partition.size())? {
             found.push(Candidate {
                 partition: Some(partition.number),
                 offset: partition.offset(),
@@ -107,12 +107,12 @@ pub fn candidates(disk: &File) -> Result<Vec<Candidate>, LayoutError> {
             });
         }
     }
-    if table.partitions.is_empty()
-        && let Some(filesystem) = probe(disk, 0)?
-    {
+    if table.partitions.is_empty() {
         let size = rustix::fs::seek(disk, rustix::fs::SeekFrom::End(0))
             .map_err(|error| LayoutError::Access { source: error.into() })?;
-        found.push(Candidate { partition: None, offset: 0, size, filesystem });
+        if let Some(filesystem) = probe(disk, 0, size)? {
+            found.push(Candidate { partition: None, offset: 0, size, filesystem });
+        }
     }
     Ok(found)
 }

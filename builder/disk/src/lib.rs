@@ -5,6 +5,8 @@
 //!   [`mount`] mounts that.
 //! - [`table`] reads, creates and grows partition tables; [`filesystem`] recognises and grows file systems;
 //!   [`layout`] finds the root.
+//! - [`online`] grows file systems while they are mounted.
+//! - [`read_disk`] reads what a disk holds without its holes.
 //! - [`qcow2_writer`] writes the finished disk, compressed and reproducible.
 //!
 //! This crate never decides what a disk is for: it knows no recipe, no cache, no cloud-init. It never follows a name
@@ -20,12 +22,15 @@
 //! ```
 
 pub mod chain;
+#[cfg(feature = "writer")]
 pub mod chain_reader;
 pub mod filesystem;
 pub mod inspect;
 pub mod layout;
 pub mod loop_device;
 pub mod mount;
+pub mod online;
+#[cfg(feature = "writer")]
 pub mod qcow2_writer;
 mod qmp;
 pub mod read_disk;

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 /// The most bytes that one frame carries behind its header.
 pub const MAX_PAYLOAD: usize = 1 << 20;
@@ -78,7 +79,8 @@ fn write(writer: &mut (impl Write + ?Sized), kind: u8, payload: &[u8]) -> Result
 
 /// Writes a message.
 pub fn write_json(writer: &mut (impl Write + ?Sized), message: &impl Serialize) -> Result<(), FrameError> {
-    let payload = serde_json::to_vec(message).map_err(|source| FrameError::Json { source })?;
+    // A request may hold secrets.
+    let payload = Zeroizing::new(serde_json::to_vec(message).map_err(|source| FrameError::Json { source })?);
     write(writer, JSON, &payload)
 }
 
@@ -108,7 +110,9 @@ pub fn read(reader: &mut (impl Read + ?Sized)) -> Result<Frame, FrameError> {
 /// Reads a message.
 pub fn read_json<T: DeserializeOwned>(reader: &mut (impl Read + ?Sized)) -> Result<T, FrameError> {
     match read(reader)? {
-        Frame::Json(payload) => serde_json::from_slice(&payload).map_err(|source| FrameError::Json { source }),
+        Frame::Json(payload) => {
+            serde_json::from_slice(&Zeroizing::new(payload)).map_err(|source| FrameError::Json { source })
+        }
         Frame::Data(_) => Err(FrameError::Unexpected),
     }
 }

@@ -25,11 +25,13 @@
 
 mod accounts;
 mod apt;
+pub mod audit;
 mod boot;
 pub mod client;
 mod error;
 mod files;
 pub mod frame;
+pub mod free_space;
 mod loopback;
 mod no_sync;
 pub mod program;

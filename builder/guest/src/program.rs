@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 
+use labwright_core::Mask;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::thread::UnshareFlags;
 
@@ -83,7 +84,7 @@ fn tell_failure(session: &mut Session, index: Option<usize>, error: &StepError) 
     let last_lines = session.last_lines();
     session.say(&Message::Failed(Failure {
         index,
-        reason: error.chain(),
+        reason: session.masked(&error.chain()),
         exit_status: error.exit_status(),
         signal: error.signal(),
         time_limit_seconds: error.time_limit(),
@@ -126,6 +127,7 @@ fn run(session: &mut Session, request: &Request) -> Result<(), Failed> {
         return Err(early(StepError::SealAlone));
     }
     session.limit(request.time_limit_seconds, &request.environment);
+    session.hide(Mask::new(request.secrets.iter().map(|secret| &secret.value)));
     rustix::process::setsid().to("leave the host's session").map_err(early)?;
     session.terminal = request.terminal.as_deref().map(shell::open_terminal).transpose().map_err(early)?;
     space::keep_descriptors_to_ourselves().map_err(early)?;

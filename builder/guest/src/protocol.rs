@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use labwright_core::{GuestPath, PackageFact};
+use labwright_core::{GuestPath, NamedSecret, PackageFact};
 use serde::{Deserialize, Serialize};
 
 use crate::seal::SealReport;
@@ -32,6 +32,9 @@ pub struct Request {
     /// a loopback address of the host's resolver.
     #[serde(default)]
     pub dns: Vec<String>,
+    /// Secrets that root finds at `/run/secrets/NAME` while the step runs, in memory. What is printed is told without them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<NamedSecret>,
     /// Variables for every program of the step (proxies).
     #[serde(default)]
     pub environment: Vec<(String, String)>,
@@ -59,6 +62,7 @@ impl Request {
             time_limit_seconds: None,
             binds: Vec::new(),
             dns: Vec::new(),
+            secrets: Vec::new(),
             environment: Vec::new(),
             apt_options: Vec::new(),
             disk: None,

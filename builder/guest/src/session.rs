@@ -4,6 +4,7 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use labwright_core::Mask;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, WaitOptions, WaitStatus};
 
@@ -31,6 +32,7 @@ pub(crate) struct Session {
     writer: BufWriter<File>,
     deadline: Option<(Instant, u64)>,
     environment: Vec<(String, String)>,
+    mask: Mask,
     last_lines: VecDeque<String>,
     next_file: usize,
     /// The host's terminal, if a shell is to be offered when an action fails.
@@ -75,6 +77,7 @@ impl Session {
             writer: BufWriter::new(File::from(output)),
             deadline: None,
             environment: Vec::new(),
+            mask: Mask::default(),
             last_lines: VecDeque::new(),
             next_file: 0,
             terminal: None,
@@ -89,6 +92,16 @@ impl Session {
         self.deadline =
             seconds.and_then(|seconds| Some((Instant::now().checked_add(Duration::from_secs(seconds))?, seconds)));
         self.environment = environment.to_vec();
+    }
+
+    /// Has everything that is said from now on told without what `mask` hides.
+    pub(crate) fn hide(&mut self, mask: Mask) {
+        self.mask = mask;
+    }
+
+    /// Text as it may be told.
+    pub(crate) fn masked(&self, text: &str) -> String {
+        self.mask.text(text)
     }
 
     /// What has to be done at the end gets a minute of its own.
@@ -215,7 +228,7 @@ impl Session {
     ) -> Result<WaitStatus, StepError> {
         let mut unused = Vec::new();
         let capture = capture.unwrap_or(&mut unused);
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(self.mask.clone());
         let mut sources = [Some(output), captured];
         let mut buffer = vec![0; 64 << 10];
         let mut status = None;
@@ -263,7 +276,7 @@ impl Session {
                 status = reap(pid)?;
             }
         }
-        if let Some(line) = lines.rest() {
+        for line in lines.rest() {
             remember(&mut self.last_lines, &line);
             self.say(&Message::Output { line })?;
         }
@@ -321,42 +334,67 @@ fn remember(last: &mut VecDeque<String>, line: &str) {
     last.push_back(line.to_owned());
 }
 
-/// Cuts a stream of bytes into lines; `\r` ends a line too, because progress displays use it.
+/// Cuts a stream of bytes into lines without secrets; `\r` ends a line too, because progress displays use it.
 #[derive(Default)]
 struct Lines {
+    mask: Mask,
     partial: Vec<u8>,
+    /// So many bytes at the beginning of `partial` are known to belong to a secret that began before them.
+    hidden: usize,
     complete: Vec<String>,
 }
 
 impl Lines {
+    fn new(mask: Mask) -> Self {
+        Self { mask, ..Self::default() }
+    }
+
     fn push(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if byte == b'\n' || byte == b'\r' {
                 self.end();
             } else {
                 self.partial.push(byte);
-                if self.partial.len() == MAX_LINE {
-                    self.end();
+                // A secret at the cut is only known with the bytes that follow.
+                if self.partial.len() == MAX_LINE + Mask::OVERLAP {
+                    self.cut(MAX_LINE);
                 }
             }
         }
     }
 
     fn end(&mut self) {
-        if !self.partial.is_empty() {
-            self.complete.push(String::from_utf8_lossy(&self.partial).into_owned());
-            self.partial.clear();
+        if self.partial.len() > MAX_LINE {
+            self.cut(MAX_LINE);
         }
+        self.cut(self.partial.len());
+        self.hidden = 0;
     }
 
-    fn rest(&mut self) -> Option<String> {
+    /// Hands on the first `at` bytes as a line, and keeps the rest.
+    fn cut(&mut self, at: usize) {
+        if at == 0 {
+            return;
+        }
+        let mut covered = vec![false; self.partial.len()];
+        covered[..self.hidden].fill(true);
+        self.mask.cover(&self.partial, &mut covered);
+        let line = Mask::hide(&self.partial[..at], &covered[..at]);
+        self.complete.push(String::from_utf8_lossy(&line).into_owned());
+        self.hidden = covered[at..].iter().take_while(|covered| **covered).count();
+        self.partial.drain(..at);
+    }
+
+    fn rest(&mut self) -> Vec<String> {
         self.end();
-        self.complete.pop()
+        std::mem::take(&mut self.complete)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use labwright_core::Secret;
+
     use super::*;
 
     #[test]
@@ -365,8 +403,24 @@ mod tests {
         lines.push(b"one\n\ntwo\rthr");
         lines.push(b"ee\xff\n");
         lines.push(&vec![b'x'; MAX_LINE + 1]);
-        assert_eq!(lines.complete, ["one", "two", "three\u{fffd}", &"x".repeat(MAX_LINE)]);
+        assert_eq!(lines.complete, ["one", "two", "three\u{fffd}"]);
         lines.complete.clear();
-        assert_eq!(lines.rest().as_deref(), Some("x"));
+        assert_eq!(lines.rest(), [&"x".repeat(MAX_LINE), "x"]);
+    }
+
+    #[test]
+    fn no_cut_lets_a_secret_through() {
+        let secret = Secret::new(b"correct-horse-battery-staple".to_vec()).unwrap();
+        for before in MAX_LINE - 60..MAX_LINE + 60 {
+            for behind in ["", "z", "a whole line"] {
+                let mut lines = Lines::new(Mask::new([&secret]));
+                let text = format!("{}correct-horse-battery-staple{behind}", "x".repeat(before));
+                // However it is delivered.
+                text.as_bytes().chunks(7).for_each(|piece| lines.push(piece));
+                let whole = lines.rest().concat();
+                assert!(whole.len() <= before + 6 + behind.len(), "{before} {behind} {whole}");
+                assert!(!whole.contains(['e', 'c']) || behind.contains('e'), "{before} {behind} {whole}");
+            }
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! The surroundings that a step runs in: namespaces, mounts, devices, capabilities.
 
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode};
+use labwright_core::NamedSecret;
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
 
@@ -57,6 +59,7 @@ pub(crate) fn enter(request: &Request) -> Result<OwnedFd, StepError> {
     for (bind, mount) in binds {
         attach(bind, &mount)?;
     }
+    secrets(&request.secrets)?;
     if !request.network {
         crate::loopback::up().to("bring the loopback interface up")?;
     }
@@ -211,6 +214,35 @@ fn fresh_directories(request: &Request) -> Result<(), StepError> {
         fresh("tmpfs", "/var/lib/apt/lists", flags, c"mode=755")?;
     }
     Ok(())
+}
+
+/// Where a step finds the secrets.
+const SECRETS: &str = "/run/secrets";
+
+/// Puts the secrets into memory where only root reads them, and nobody writes.
+fn secrets(secrets: &[NamedSecret]) -> Result<(), StepError> {
+    if secrets.is_empty() {
+        return Ok(());
+    }
+    fs_err::create_dir_all(SECRETS).doing("make", SECRETS)?;
+    // Memory that may be swapped would reach the host's disk; kernels before 6.4 know no such memory.
+    let mounted = [c"mode=700,size=8m,noswap", c"mode=700,size=8m"]
+        .into_iter()
+        .map(|data| rustix::mount::mount("tmpfs", SECRETS, "tmpfs", PLAIN, data))
+        .find(|mounted| !matches!(mounted, Err(rustix::io::Errno::INVAL)));
+    mounted.unwrap_or(Err(rustix::io::Errno::INVAL)).doing("mount", SECRETS)?;
+    for secret in secrets {
+        let path = Path::new(SECRETS).join(&secret.name);
+        if secret.name.contains(['/', '\0']) || matches!(secret.name.as_str(), "" | "." | "..") {
+            let rule = "it is a file name";
+            return Err(StepError::Invalid { what: "the secret's name", value: secret.name.clone(), rule });
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o400)).doing("make", &path)?;
+        std::fs::File::from(file).write_all(secret.value.expose()).doing("write", &path)?;
+    }
+    let flags = MountFlags::BIND | MountFlags::RDONLY | PLAIN;
+    rustix::mount::mount_remount(SECRETS, flags, c"").doing("protect", SECRETS)
 }
 
 fn attach(bind: &Bind, mount: &OwnedFd) -> Result<(), StepError> {

@@ -129,6 +129,7 @@ impl Invocation {
         #[expect(clippy::disallowed_methods, reason = "this is the one place that starts the host's programs")]
         let mut command = Command::new(self.tool.find()?);
         command.args(&self.args).env("LC_ALL", "C.UTF-8").env_remove("LANGUAGE");
+        crate::hidden::apply(&mut command);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if let Some(dir) = &self.current_dir {
             command.current_dir(dir);
@@ -252,6 +253,15 @@ mod tests {
         let error = tar(&["--no-such-option"]).run(&Cancel::new()).unwrap_err().to_string();
         assert!(error.starts_with("`tar --no-such-option` ended with exit status: 64"), "{error}");
         assert!(error.contains("unrecognized option"), "{error}");
+    }
+
+    #[test]
+    fn hidden_variables_do_not_reach_a_tool() {
+        let words = || tar(&["-cf", "/dev/null", "--checkpoint=1", "--checkpoint-action=exec=env", "/etc/passwd"]);
+        let home = |output: &Output| output.text().lines().any(|line| line.starts_with("PATH="));
+        assert!(home(&words().run(&Cancel::new()).unwrap()));
+        crate::hide_variable("PATH");
+        assert!(!home(&words().run(&Cancel::new()).unwrap()), "the tool itself was found before");
     }
 
     #[test]

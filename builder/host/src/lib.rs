@@ -7,12 +7,14 @@
 
 mod child;
 mod error;
+mod hidden;
 mod invocation;
 mod peer;
 mod tool;
 
 pub use child::Running;
 pub use error::ToolError;
+pub use hidden::hide_variable;
 pub use invocation::{Invocation, Output};
 pub use peer::{Peer, become_first_process};
 pub use tool::Tool;

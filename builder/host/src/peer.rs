@@ -40,6 +40,7 @@ impl Peer {
         #[expect(clippy::disallowed_methods, reason = "this crate starts the processes of the host")]
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        crate::hidden::apply(&mut command);
         prepare(&mut command);
         let mut child = command.spawn().map_err(|source| ToolError::Start { command: line.clone(), source })?;
         let stdin = child.stdin.take();
@@ -102,6 +103,7 @@ pub fn become_first_process(inner: &str) -> Result<Option<u8>, ToolError> {
     #[expect(clippy::disallowed_methods, reason = "this crate starts the processes of the host")]
     let mut command = Command::new("/proc/self/exe");
     command.arg(inner);
+    crate::hidden::apply(&mut command);
     crate::child::set_death_signal(&mut command);
     let status = command.status().map_err(|source| ToolError::Start { command: line, source })?;
     Ok(Some(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))

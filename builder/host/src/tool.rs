@@ -43,13 +43,17 @@ pub enum Tool {
     Tar,
     /// Tells how apt is configured.
     AptConfig,
+    /// Tells which packages there are.
+    AptCache,
+    /// Fetches packages.
+    AptGet,
     /// Starts a program in namespaces of its own.
     Unshare,
 }
 
 impl Tool {
     /// Every tool, in the order in which `doctor` lists them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::QemuImg,
         Self::QemuStorageDaemon,
         Self::QemuSystemX86,
@@ -69,6 +73,8 @@ impl Tool {
         Self::Btrfs,
         Self::Tar,
         Self::AptConfig,
+        Self::AptCache,
+        Self::AptGet,
         Self::Unshare,
     ];
 
@@ -94,6 +100,8 @@ impl Tool {
             Self::Btrfs => "btrfs",
             Self::Tar => "tar",
             Self::AptConfig => "apt-config",
+            Self::AptCache => "apt-cache",
+            Self::AptGet => "apt-get",
             Self::Unshare => "unshare",
         }
     }
@@ -116,7 +124,7 @@ impl Tool {
             Self::XfsGrowfs => "xfsprogs",
             Self::Btrfs => "btrfs-progs",
             Self::Tar => "tar",
-            Self::AptConfig => "apt",
+            Self::AptConfig | Self::AptCache | Self::AptGet => "apt",
         }
     }
 

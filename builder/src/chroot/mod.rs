@@ -6,10 +6,11 @@
 //! The builder starts this program anew as a worker in namespaces of its own ([`session`]); the worker opens the
 //! disk, mounts it and runs the guest program in it ([`worker`]); they talk in lines of JSON ([`wire`]).
 
+pub(crate) mod leaks;
 pub(crate) mod session;
 pub(crate) mod wire;
-mod worker;
+pub(crate) mod worker;
 
 pub use session::SessionError;
-pub use wire::FailureKind;
+pub use wire::{FailureKind, Leak};
 pub use worker::run_if_asked;

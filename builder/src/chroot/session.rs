@@ -6,12 +6,13 @@ use std::process::{ChildStdin, ChildStdout};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use labwright_core::{Cancel, Cancelled, Reporter};
+use labwright_core::{Cancel, Cancelled, NamedSecret, Reporter};
 use labwright_host::{Peer, ToolError};
 
 use super::wire::{self, Failure, Flattened, Open, Opened, Order, Reply};
+use crate::vm::VmError;
 
-/// Why the chroot runner did not carry out an order.
+/// Why a runner did not carry out an order.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The worker could not be started.
@@ -31,6 +32,9 @@ pub enum SessionError {
         /// What went wrong and why, outermost first.
         chain: Vec<String>,
     },
+    /// The machine of the vm runner failed.
+    #[error(transparent)]
+    Machine(Box<VmError>),
     /// Stopped on request.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -86,6 +90,18 @@ impl Session {
         cancel: &Cancel,
     ) -> Result<(), SessionError> {
         self.expect_done(&Order::Commit { next: next.to_owned(), finished_as }, reporter, cancel)
+    }
+
+    pub(crate) fn search(
+        &mut self,
+        secrets: Vec<NamedSecret>,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Vec<wire::Leak>, SessionError> {
+        match self.order(&Order::Search(secrets), reporter, cancel)? {
+            Reply::Searched(leaks) => Ok(leaks),
+            _ => Err(SessionError::Confused),
+        }
     }
 
     pub(crate) fn flatten(

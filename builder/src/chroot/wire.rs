@@ -3,10 +3,11 @@
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 
-use labwright_core::{ByteSize, Digest, Event};
+use labwright_core::{ByteSize, Digest, Event, NamedSecret};
 use labwright_guest::protocol;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// The name under which the program starts itself as a worker; never typed by a person.
 pub(crate) const OUTER: &str = "__build-worker";
@@ -29,6 +30,8 @@ pub(crate) enum Order {
         /// The name that the finished overlay will have, which the new one records.
         finished_as: String,
     },
+    /// Looks for secrets in everything that the disk holds, freed blocks too.
+    Search(Vec<NamedSecret>),
     /// Writes the disk as one compressed qcow2 file.
     Flatten {
         /// The file to write.
@@ -101,6 +104,8 @@ pub(crate) enum Reply {
     Done,
     /// The step was run; these are its reports.
     Ran(Vec<serde_json::Value>),
+    /// The disk was searched, and has these.
+    Searched(Vec<Leak>),
     /// The disk was written.
     Flattened(Flattened),
     /// The order failed.
@@ -112,6 +117,17 @@ pub(crate) enum Reply {
 pub(crate) struct Opened {
     /// The size of the root file system's partition.
     pub(crate) root: ByteSize,
+}
+
+/// A secret that the disk holds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Leak {
+    /// The secret's name.
+    pub secret: String,
+    /// How it is written (`in base64`).
+    pub encoding: String,
+    /// Where: the path of a file, or which byte of the disk.
+    pub place: String,
 }
 
 /// A written disk.
@@ -147,7 +163,8 @@ pub enum FailureKind {
 
 /// Writes one value as a line.
 pub(crate) fn send(to: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(value)?;
+    // An order may hold secrets.
+    let mut line = Zeroizing::new(serde_json::to_vec(value)?);
     line.push(b'\n');
     to.write_all(&line)?;
     to.flush()
@@ -155,7 +172,7 @@ pub(crate) fn send(to: &mut impl Write, value: &impl Serialize) -> io::Result<()
 
 /// Reads one line; none at the end of the stream.
 pub(crate) fn receive<T: DeserializeOwned>(from: &mut impl BufRead) -> io::Result<Option<T>> {
-    let mut line = Vec::new();
+    let mut line = Zeroizing::new(Vec::new());
     if from.read_until(b'\n', &mut line)? == 0 {
         return Ok(None);
     }

@@ -7,9 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use labwright_core::{ByteSize, Cancel, Event, Hasher, Reporter};
+use labwright_core::{ByteSize, Cancel, Event, Hasher, NamedSecret, Reporter};
 use labwright_disk::chain::{Backing, Chain, ChainSpec, create_overlay};
-use labwright_disk::chain_reader::ChainReader;
 use labwright_disk::filesystem::{self, FilesystemKind};
 use labwright_disk::inspect::Format;
 use labwright_disk::layout::{Root, find_root};
@@ -18,15 +17,18 @@ use labwright_disk::mount::{Flags, Mount, make_rprivate};
 use labwright_disk::qcow2_writer::{self, Compression, WriteOptions};
 use labwright_disk::read_disk::ReadDisk;
 use labwright_disk::table;
+use labwright_guest::audit;
 use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::protocol::{self, Message};
 use labwright_host::{Invocation, Peer, Tool, become_first_process};
 
-use super::wire::{self, Failure, FailureKind, Flattened, INNER, OUTER, Opened, Order, Reply, Source, Step};
+use super::leaks;
+use super::wire::{self, Failure, FailureKind, Flattened, INNER, Leak, OUTER, Opened, Order, Reply, Source, Step};
 use crate::guest_program;
+use crate::layer_files::LayerFiles;
 
 /// Seen with a base of 1 KiB blocks, which mke2fs chooses for file systems below 512 MiB.
-const SMALL_BLOCKS: &str = "the root file system has blocks below 4 KiB: what the recipe deletes can stay readable in \
+pub(crate) const SMALL_BLOCKS: &str = "the root file system has blocks below 4 KiB: what the recipe deletes can stay readable in \
                             the image's free blocks, so keep secrets out of this build or use another base";
 
 /// The name of the guest program in the work directory.
@@ -35,12 +37,12 @@ const GUEST: &str = "labwright-guest";
 /// With less room than this, in bytes, an overlay cannot grow by the clusters and tables that one write may need.
 const LITTLE_ROOM: u64 = 1 << 20;
 
-type Result<T> = std::result::Result<T, Failed>;
+pub(crate) type Result<T> = std::result::Result<T, Failed>;
 
 /// A failed order: what it means and what happened.
-struct Failed {
-    kind: FailureKind,
-    chain: Vec<String>,
+pub(crate) struct Failed {
+    pub(crate) kind: FailureKind,
+    pub(crate) chain: Vec<String>,
 }
 
 /// A failure of the host, where no other kind is said.
@@ -57,10 +59,9 @@ impl Failed {
 
     /// The same failure, explained if the host's disk below the build is full: programs in the guest only see a disk
     /// that fails or that became read-only.
-    fn unless_full(mut self, work: Option<&Path>) -> Self {
+    pub(crate) fn unless_full(mut self, work: Option<&Path>) -> Self {
         if let Some(work) = work
-            && let Ok(room) = rustix::fs::statvfs(work)
-            && room.f_bavail.saturating_mul(room.f_frsize) < LITTLE_ROOM
+            && is_full(work)
         {
             self.kind = FailureKind::Host;
             self.chain.push(format!("the disk that holds {} is full", work.display()));
@@ -69,7 +70,13 @@ impl Failed {
     }
 }
 
-fn chain(error: &dyn Error) -> Vec<String> {
+/// Whether the host's disk below the build has no room left.
+pub(crate) fn is_full(work: &Path) -> bool {
+    rustix::fs::statvfs(work).is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) < LITTLE_ROOM)
+}
+
+/// What an error says and why, outermost first.
+pub(crate) fn chain(error: &dyn Error) -> Vec<String> {
     let mut chain = vec![error.to_string()];
     let mut next = error.source();
     while let Some(error) = next {
@@ -178,6 +185,7 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
         Order::Commit { next, finished_as } => {
             disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as).map(|()| Reply::Done)
         }
+        Order::Search(secrets) => disk.as_mut().ok_or_else(closed)?.search(&secrets).map(Reply::Searched),
         Order::Flatten { destination, compression } => {
             disk.as_mut().ok_or_else(closed)?.flatten(&destination, compression, replies).map(Reply::Flattened)
         }
@@ -196,8 +204,7 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
 struct Disk {
     mounted: Option<Mounted>,
     chain: Chain,
-    /// The base and the finished layers, bottom first.
-    layers: Vec<(fs_err::File, Format)>,
+    layers: LayerFiles,
     root: Root,
     work: PathBuf,
     size: ByteSize,
@@ -233,8 +240,7 @@ impl Disk {
             mount_point: PathBuf::from("disk.raw"),
             socket: PathBuf::from("q"),
         };
-        let layers = spec.lower.iter().map(|(path, format)| Ok((fs_err::File::open(path)?, *format)));
-        let layers = layers.collect::<io::Result<Vec<_>>>()?;
+        let layers = LayerFiles::open(spec.lower.iter().map(|(path, format)| (path.as_path(), *format)))?;
         let chain = Chain::open(&spec, &cancel)?;
         let root = find_root(chain.export_path(), Path::new("look")).map_err(|error| Failed::base(&error))?;
         Ok(Self { mounted: None, chain, layers, root, work: open.work, size: open.size, cancel })
@@ -393,17 +399,33 @@ impl Disk {
         create_overlay(next, &backing, self.size.bytes(), &self.cancel)?;
         let finished = self.chain.snapshot(next)?;
         // The builder moves it into its cache from now on.
-        self.layers.push((fs_err::File::open(finished)?, Format::Qcow2));
+        self.layers.push(&finished)?;
         Ok(())
+    }
+
+    fn search(&mut self, secrets: &[NamedSecret]) -> Result<Vec<Leak>> {
+        self.unmount()?;
+        let hits = leaks::in_raw(&self.layers.reader()?, secrets, &self.cancel)?;
+        // What is compressed is seen in the files only.
+        if hits.is_empty() && self.root.filesystem.kind != FilesystemKind::Btrfs {
+            return Ok(Vec::new());
+        }
+        let root = &self.root;
+        let device = LoopDevice::attach(self.chain.export_path(), root.offset, root.size, Access::ReadOnly)?;
+        let options = root.subvolume.as_ref().map_or_else(String::new, |subvolume| format!("subvol={subvolume}"));
+        let kind = root.filesystem.kind.as_str();
+        let mount = Mount::new(device.path(), Path::new("mnt"), kind, Flags::LOOK, &options)?;
+        let files = audit::secrets_in_tree(Path::new("mnt"), secrets)?;
+        mount.close()?;
+        device.close()?;
+        Ok(leaks::places(hits, files))
     }
 
     fn flatten(&mut self, destination: &Path, compression: wire::Compression, replies: &Replies) -> Result<Flattened> {
         // The layers alone: what a mount writes to the new top is no part of any, and the same layers must give the
         // same file.
         self.unmount()?;
-        let layers = self.layers.iter().map(|(file, format)| Ok((reopen(file)?, *format)));
-        let raw = ChainReader::open(layers.collect::<io::Result<Vec<_>>>()?)?;
-        write(&raw, self.size, destination, compression, replies, &self.cancel)
+        write(&self.layers.reader()?, self.size, destination, compression, replies, &self.cancel)
     }
 
     fn close(mut self) -> Result<()> {
@@ -413,17 +435,13 @@ impl Disk {
     }
 }
 
-/// The same open file once more: by now it may have another name.
-fn reopen(file: &fs_err::File) -> io::Result<fs_err::File> {
-    Ok(fs_err::File::from_parts(file.file().try_clone()?, file.path()))
-}
-
-fn write(
+/// Writes the raw disk as one compressed qcow2 file.
+pub(crate) fn write(
     raw: &dyn ReadDisk,
     size: ByteSize,
     destination: &Path,
     compression: wire::Compression,
-    replies: &Replies,
+    reporter: &dyn Reporter,
     cancel: &Cancel,
 ) -> Result<Flattened> {
     let options = WriteOptions {
@@ -435,14 +453,14 @@ fn write(
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     let mut progress = |done, total| {
-        replies.event(Event::Progress { task: "compress".to_owned(), done, total: Some(total) });
+        reporter.event(Event::Progress { task: "compress".to_owned(), done, total: Some(total) });
     };
     let written = qcow2_writer::write_qcow2(raw, size.bytes(), destination, options, &mut progress, cancel)?;
     Ok(Flattened { file_size: written.file_size, data: written.data_size })
 }
 
 /// A guest that says why it failed is the recipe's matter; everything else is the host's.
-fn guest_failure(error: &ClientError) -> Failed {
+pub(crate) fn guest_failure(error: &ClientError) -> Failed {
     let kind = match error {
         ClientError::Failed(failure) if failure.time_limit_seconds.is_some() => FailureKind::TimeLimit,
         ClientError::Failed(_) | ClientError::File { .. } | ClientError::FileChanged { .. } => FailureKind::Step,
@@ -451,7 +469,7 @@ fn guest_failure(error: &ClientError) -> Failed {
     Failed { kind, chain: chain(error) }
 }
 
-fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
+pub(crate) fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     let mut reports = Vec::new();
     for package in outcome.packages {
         reports.push(serde_json::to_value(protocol::Report::Package(package))?);
@@ -462,7 +480,7 @@ fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     Ok(reports)
 }
 
-fn open_source(sources: &[Source], index: usize) -> io::Result<Box<dyn Read>> {
+pub(crate) fn open_source(sources: &[Source], index: usize) -> io::Result<Box<dyn Read>> {
     match sources.get(index) {
         Some(Source::Inline(bytes)) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
         Some(Source::File { path, digest }) => {

@@ -31,9 +31,10 @@ pub struct Check {
 Examples:
   labwright build recipes/library/debian-terminal
   labwright build -o disk.qcow2 --set user=alice web-shell/recipe.yaml
+  labwright build --secret id=token,src=token.txt --secret id=pip,env=PIP_TOKEN web-shell
 
-The image goes into the local store under the recipe's name and version. Building needs root:
-see `labwright doctor`.")]
+The image goes into the local store under the recipe's name and version. `labwright doctor` says which
+runners work here.")]
 pub struct Build {
     /// A recipe, or the directory that holds one
     #[arg(default_value = ".", value_name = "PATH")]
@@ -44,6 +45,9 @@ pub struct Build {
     /// Gives a variable of the recipe another value
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
+    /// Gives the value of a secret that the recipe names: from a file, or from a variable of the environment
+    #[arg(long = "secret", value_name = "id=NAME,src=FILE|env=VARIABLE")]
+    pub secret: Vec<String>,
     /// Runs this step and all behind it anew, whatever is cached
     #[arg(long, value_name = "STEP", value_parser = step)]
     pub from: Option<StepKind>,
@@ -56,6 +60,13 @@ pub struct Build {
     /// Builds and packs although the store has the image already
     #[arg(long)]
     pub force: bool,
+    /// Where the steps run: in a chroot of this host (needs root), in a small virtual machine (needs no privilege),
+    /// or in the first of these that works here
+    #[arg(long, value_enum, default_value_t, value_name = "RUNNER")]
+    pub runner: RunnerChoice,
+    /// A Debian kernel package for the virtual machine, instead of the one that apt has for this host
+    #[arg(long, value_name = "FILE.deb")]
+    pub appliance_kernel: Option<PathBuf>,
     /// Fails if labwright.lock has nothing for the base, or something else than is there now
     #[arg(long, conflicts_with = "update")]
     pub locked: bool,
@@ -95,6 +106,59 @@ pub struct Plan {
     pub locked: bool,
 }
 
+/// Where the value of a secret comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretSource {
+    /// The name in the recipe.
+    pub name: String,
+    /// Where its value is.
+    pub from: SecretFrom,
+}
+
+/// The places for the value of a secret; it is never in the command line itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretFrom {
+    /// A file, whose bytes it is.
+    File(PathBuf),
+    /// A variable of the environment.
+    Variable(String),
+}
+
+impl SecretSource {
+    /// Reads `id=NAME,src=FILE` or `id=NAME,env=VARIABLE`, as docker and podman write it.
+    /// The error does not repeat the text: it may hold the secret itself, written by mistake, which is why clap, whose
+    /// errors do, is not asked.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || "write --secret as id=NAME,src=FILE or as id=NAME,env=VARIABLE".to_owned();
+        let (mut name, mut from) = (None, None);
+        for field in text.split(',') {
+            let (key, value) = field.split_once('=').filter(|(_, value)| !value.is_empty()).ok_or_else(wrong)?;
+            let repeated = match key {
+                "id" => name.replace(value.to_owned()).is_some(),
+                "src" | "source" => from.replace(SecretFrom::File(value.into())).is_some(),
+                "env" => from.replace(SecretFrom::Variable(value.to_owned())).is_some(),
+                _ => true,
+            };
+            if repeated {
+                return Err(wrong());
+            }
+        }
+        Ok(Self { name: name.ok_or_else(wrong)?, from: from.ok_or_else(wrong)? })
+    }
+}
+
+/// The ways to run steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum RunnerChoice {
+    /// The first that works here
+    #[default]
+    Auto,
+    /// In a chroot of this host
+    Chroot,
+    /// In a virtual machine
+    Vm,
+}
+
 /// Arguments of `schema`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: labwright schema recipe > recipe.schema.json")]
@@ -125,4 +189,24 @@ fn step(text: &str) -> Result<StepKind, String> {
         let names: Vec<&str> = StepKind::ALL.into_iter().map(StepKind::as_str).collect();
         format!("the steps are {}", names.join(", "))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_written_as_elsewhere() {
+        let file = SecretSource { name: "token".to_owned(), from: SecretFrom::File("a/b".into()) };
+        for text in ["id=token,src=a/b", "source=a/b,id=token"] {
+            assert_eq!(SecretSource::parse(text), Ok(file.clone()));
+        }
+        let variable = SecretFrom::Variable("T".to_owned());
+        assert_eq!(SecretSource::parse("id=t,env=T"), Ok(SecretSource { name: "t".to_owned(), from: variable }));
+        // An error must not repeat what may be the secret.
+        for text in ["hunter2", "token=hunter2", "id=a,src=b,env=C", "id=a", "src=b", "id=,src=b", "id=a,id=b,src=c"] {
+            let error = SecretSource::parse(text).unwrap_err();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use labwright_builder::{Artifact, BuildOptions, Builder, Plan, StepKind};
+use labwright_builder::{Artifact, BuildOptions, Builder, Plan, Runner, StepKind};
 use labwright_core::{Arch, ImageFacts};
 use labwright_recipes::{Feature, Loaded};
 use labwright_registry::{Descriptor, Layout, container_disk};
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::base::{self, Bases, Pins};
 use super::terminal::Terminal;
-use super::{disk_cache, image, recipe_file};
+use super::{build_secrets, disk_cache, image, recipe_file, runner};
 use crate::args::{Build, OnError};
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -52,6 +52,7 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     let loaded = recipe_file::load_recipe(&args.path, &args.set)?;
     super::show_warnings(&loaded, context);
     refuse(&loaded)?;
+    let secrets = build_secrets::gather(&loaded.recipe.build_secrets, &args.secret)?;
     let arch = architecture(&loaded)?;
     let store = Layout::open_or_create(context.settings.store())?;
     let images = image::images(context, &args.registries, &base::base_image(&loaded.recipe.base))?;
@@ -80,10 +81,17 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     }
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
+    let runner = runner::choose(args.runner, args.appliance_kernel.as_deref(), arch, context)?;
+    if terminal.is_some() && matches!(runner, Runner::Vm(_)) {
+        return Err(CommandError::sentence(Kind::Usage, "`--on-error shell` works with the chroot runner only")
+            .hint("run it as root with `--runner chroot`"));
+    }
     let options = BuildOptions {
         from,
-        environment: context.settings.proxies.clone(),
         terminal: terminal.as_ref().map(|terminal| terminal.path().to_owned()),
+        environment: context.settings.proxies.clone(),
+        runner,
+        secrets,
     };
     let artifact = builder.build(&plan, &options, context.ui.reporter(), context.cancel)?;
     let packed = container_disk::pack(
@@ -160,9 +168,12 @@ pub(super) fn refuse(loaded: &Loaded) -> Result<(), CommandError> {
             Feature::Architecture(_) if loaded.recipe.architectures.contains(&Arch::Amd64) => return None,
             Feature::Architecture(_) => "disks for arm64",
             Feature::BaseRecipe => "recipes on recipes",
-            Feature::BuildSecrets => "build secrets",
             Feature::Desktop => "desktops",
-            Feature::BaseCatalogue | Feature::BaseUrl | Feature::BaseImage | Feature::OwnTtyd => return None,
+            Feature::BaseCatalogue
+            | Feature::BaseUrl
+            | Feature::BaseImage
+            | Feature::BuildSecrets
+            | Feature::OwnTtyd => return None,
         };
         Some(format!("this version of Labwright cannot build {what} yet"))
     });

@@ -2,6 +2,7 @@
 
 mod base;
 mod build;
+mod build_secrets;
 mod check;
 mod completions;
 mod copy;
@@ -17,6 +18,7 @@ mod pull;
 mod push;
 mod recipe_file;
 mod run;
+mod runner;
 mod schema;
 mod terminal;
 

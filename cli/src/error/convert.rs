@@ -16,7 +16,10 @@ use labwright_vm::VmError;
 
 use super::{CommandError, Kind, Sentence};
 
-const WITH_ROOT: &str = "building needs root: run it with sudo";
+const NO_LEAKS: &str = "let commands keep secrets in /run/secrets and in /tmp, which is in memory while they run; what is \
+                        in no file was in one that was deleted";
+
+const WITH_ROOT: &str = "the chroot runner needs root: run it with sudo, or take `--runner vm`";
 
 impl From<ToolError> for CommandError {
     fn from(error: ToolError) -> Self {
@@ -152,6 +155,8 @@ impl From<BuildError> for CommandError {
                 if late { error.hint(raise_limit(step)) } else { error }
             }
             BuildError::Disk { log, source } => Self::from_session(source, Kind::Host).of_build(text, &log),
+            BuildError::NoSecret { .. } => Self::sentence(Kind::Usage, text),
+            BuildError::Leaked { .. } => Self::sentence(Kind::Step, text).hint(NO_LEAKS),
             BuildError::Home(error) => error.into(),
             BuildError::Layers(error) => Self::new(Kind::Host, error),
         }
@@ -188,6 +193,7 @@ impl CommandError {
             }
             error @ SessionError::Start(_) => Self::new(Kind::Host, error).hint(WITH_ROOT),
             error @ SessionError::Confused => Self::new(Kind::Bug, error),
+            SessionError::Machine(error) => Self::new(Kind::Host, *error),
             error @ SessionError::Broken(_) => Self::new(kind, error),
         }
     }
