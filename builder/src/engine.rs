@@ -34,6 +34,8 @@ pub struct Builder {
 pub struct BuildOptions {
     /// Runs this step and all behind it anew, whatever is cached.
     pub from: Option<StepKind>,
+    /// The terminal (`/dev/pts/3`) on which a person gets a shell when a step fails in the guest.
+    pub terminal: Option<PathBuf>,
     /// Variables for package managers and commands (`http_proxy`), kept out of the image and of the keys.
     pub environment: Vec<(String, String)>,
     /// Where the steps run.
@@ -486,6 +488,7 @@ impl Run<'_> {
         }
         let mut request = Request::new("", step.actions.clone());
         request.network = step.network;
+        request.terminal.clone_from(&self.options.terminal);
         request.time_limit_seconds = Some(step.time_limit.as_secs());
         request.secrets = step.secrets.iter().filter_map(|name| secret(self.options, name).cloned()).collect();
         if step.network {

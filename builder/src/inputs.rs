@@ -107,6 +107,7 @@ pub(crate) fn named(inputs: &Inputs) -> Vec<Input> {
             }
         }
     }
+    found.extend(inputs.secrets.iter().map(|name| Input::new(format!("secret {name}"), b"")));
     number_repeats(&mut found);
     found
 }

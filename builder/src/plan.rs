@@ -70,6 +70,18 @@ impl StepKind {
         Self::Seal,
     ];
 
+    /// The key below `timeouts` in a recipe that says how long the step may take; none where nothing does.
+    pub const fn timeout_key(self) -> Option<&'static str> {
+        match self {
+            Self::Packages => Some("packages"),
+            Self::Users => Some("users"),
+            Self::Files => Some("files"),
+            Self::Access => Some("access"),
+            Self::Commands => Some("runcmd"),
+            Self::Disk | Self::Settings | Self::Seal => None,
+        }
+    }
+
     /// The name by which people know the step.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -92,10 +104,10 @@ pub struct Step {
     pub(crate) key: Key,
     pub(crate) actions: Vec<Action>,
     pub(crate) sources: Vec<Source>,
-    /// The names of the secrets that it may read.
-    pub(crate) secrets: Vec<String>,
     /// Everything that the key depends on besides the key before, by name.
     pub(crate) inputs: Vec<Input>,
+    /// The names of the secrets that it may read.
+    pub(crate) secrets: Vec<String>,
     pub(crate) network: bool,
     pub(crate) time_limit: Duration,
 }
@@ -154,8 +166,8 @@ impl Plan {
                 key: chain.key.clone(),
                 actions: Vec::new(),
                 sources: Vec::new(),
-                secrets: Vec::new(),
                 inputs: vec![Input::new("disk size", size.to_string().as_bytes())],
+                secrets: Vec::new(),
                 network: false,
                 time_limit: TIME_LIMIT,
             });
@@ -246,8 +258,8 @@ impl Chain {
             key: self.key.clone(),
             actions: inputs.actions,
             sources: inputs.sources,
-            secrets: inputs.secrets,
             inputs: named,
+            secrets: inputs.secrets,
             network,
             time_limit: time_limit.unwrap_or(TIME_LIMIT),
         });

@@ -32,7 +32,7 @@ use crate::args::Cli;
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
 use crate::settings::Settings;
-use crate::ui::Ui;
+use crate::ui::{Motion, Ui};
 
 /// Runs the program on the process's arguments and returns its exit code.
 pub fn main() -> ExitCode {
@@ -49,7 +49,10 @@ pub fn main() -> ExitCode {
         }
     };
     ui::say_panics_plainly();
-    let ui = Ui::new(&cli.global, &env::Env::read());
+    // A display that moves would draw over the shell that may come.
+    let shell = matches!(&cli.command, args::Command::Build(build) if build.on_error == args::OnError::Shell);
+    let motion = if shell { Motion::Never } else { Motion::OnTerminals };
+    let ui = Ui::new(&cli.global, motion, &env::Env::read());
     let cancel = Cancel::new();
     let code = match std::panic::catch_unwind(AssertUnwindSafe(|| start(cli, &ui, &cancel))) {
         Ok(Ok(())) => ExitCode::SUCCESS,

@@ -17,4 +17,5 @@ mod plan;
 mod remote;
 mod secrets;
 mod servers;
+mod shell;
 mod world;

@@ -103,6 +103,10 @@ impl StepError {
     pub(crate) fn signal(&self) -> Option<i32> {
         if let Self::Signal { signal, .. } = self { Some(*signal) } else { None }
     }
+
+    pub(crate) fn time_limit(&self) -> Option<u64> {
+        if let Self::TimeLimit { seconds } = self { Some(*seconds) } else { None }
+    }
 }
 
 /// Says what was to be done when a system call failed.

@@ -39,6 +39,7 @@ pub mod protocol;
 pub mod seal;
 mod session;
 mod settings;
+mod shell;
 mod sources;
 mod space;
 mod stand_in;

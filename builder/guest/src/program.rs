@@ -14,13 +14,14 @@ use crate::error::{Doing, StepError};
 use crate::protocol::{Action, Command, Failure, Message, Report, Request};
 use crate::session::{Program, Session, end_everything};
 use crate::stand_in::{self, StandIn};
-use crate::{boot, files, no_sync, seal, settings, space};
+use crate::{boot, files, no_sync, seal, settings, shell, space};
 
 /// Runs the program with the arguments behind its name: `step` is what the host starts.
 pub fn main(arguments: &[String]) -> ExitCode {
     match arguments {
         [role] if role == "step" => step(),
         [role] if role == "init" => init(),
+        [role, shell] if role == "shell" => shell::become_shell(shell),
         _ => {
             complain("usage: labwright-guest step (the protocol of labwright is spoken on stdin and stdout)");
             ExitCode::from(2)
@@ -87,6 +88,7 @@ fn tell_failure(session: &mut Session, index: Option<usize>, error: &StepError) 
         reason: session.masked(&error.chain()),
         exit_status: error.exit_status(),
         signal: error.signal(),
+        time_limit_seconds: error.time_limit(),
         last_lines,
     }))
 }
@@ -128,6 +130,7 @@ fn run(session: &mut Session, request: &Request) -> Result<(), Failed> {
     session.limit(request.time_limit_seconds, &request.environment);
     session.hide(Mask::new(request.secrets.iter().map(|secret| &secret.value)));
     rustix::process::setsid().to("leave the host's session").map_err(early)?;
+    session.terminal = request.terminal.as_deref().map(shell::open_terminal).transpose().map_err(early)?;
     space::keep_descriptors_to_ourselves().map_err(early)?;
     let bare = space::enter(request).map_err(early)?;
     no_sync::pretend_to_sync().map_err(early)?;
@@ -185,11 +188,26 @@ fn act_all(session: &mut Session, request: &Request, root: &OwnedFd) -> Result<(
         session.forget_lines();
         session.set_next_file(file);
         session.say(&Message::ActionStarted { index }).map_err(here)?;
-        act(session, &mut apt, action, root).map_err(here)?;
+        if let Err(error) = act(session, &mut apt, action, root) {
+            offer_shell(session, &error);
+            return Err(here(error));
+        }
         session.say(&Message::ActionFinished { index }).map_err(here)?;
         file += action.file_sizes().len();
     }
     Ok(())
+}
+
+/// Opens a shell in the failing state, if that was asked for.
+fn offer_shell(session: &Session, error: &StepError) {
+    // A host that cannot be talked to is not there any more.
+    if let Some(terminal) = &session.terminal
+        && !matches!(error, StepError::Talk(_))
+        && let Err(trouble) = shell::offer(session, terminal, &error.chain())
+    {
+        // The step's own failure is the one to tell in the protocol.
+        complain(&format!("could not offer a shell: {}", trouble.chain()));
+    }
 }
 
 fn act(session: &mut Session, apt: &mut Apt, action: &Action, root: &OwnedFd) -> Result<(), StepError> {

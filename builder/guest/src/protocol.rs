@@ -45,6 +45,10 @@ pub struct Request {
     /// The disk as boot loaders should see it. Without it a grub in the image asks the host's devices and fails.
     #[serde(default)]
     pub disk: Option<DiskInfo>,
+    /// The host's terminal (`/dev/pts/3`) on which a person gets a shell when an action fails, before anything is put
+    /// back. The time limit does not count while they are in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<PathBuf>,
     /// What to do, in this order. [`Action::Seal`] and [`Action::Audit`] stand alone.
     pub actions: Vec<Action>,
 }
@@ -63,6 +67,7 @@ impl Request {
             environment: Vec::new(),
             apt_options: Vec::new(),
             disk: None,
+            terminal: None,
             actions,
         }
     }
@@ -386,6 +391,9 @@ pub struct Failure {
     pub exit_status: Option<i32>,
     /// The signal that ended it.
     pub signal: Option<i32>,
+    /// The time limit of the request, if that was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit_seconds: Option<u64>,
     /// The last lines that the action's programs printed.
     pub last_lines: Vec<String>,
 }

@@ -35,6 +35,8 @@ pub(crate) struct Session {
     mask: Mask,
     last_lines: VecDeque<String>,
     next_file: usize,
+    /// The host's terminal, if a shell is to be offered when an action fails.
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 /// A program to run.
@@ -78,6 +80,7 @@ impl Session {
             mask: Mask::default(),
             last_lines: VecDeque::new(),
             next_file: 0,
+            terminal: None,
         }
     }
 
@@ -189,9 +192,18 @@ impl Session {
         captured: Option<OwnedFd>,
     ) -> Result<Pid, StepError> {
         let second = output.try_clone().to("prepare a program's output")?;
+        let mut command = self.command(name);
+        command.args(program.argv.iter().skip(1)).envs(program.env.iter().map(|(name, value)| (name, value)));
+        command.stdin(std::process::Stdio::null()).stdout(captured.unwrap_or(second)).stderr(output);
+        let child = command.spawn().map_err(|source| StepError::Start { program: name.to_owned(), source })?;
+        Ok(Pid::from_child(&child))
+    }
+
+    /// A program with the surroundings of every program of the step.
+    pub(crate) fn command(&self, name: &str) -> std::process::Command {
         #[expect(clippy::disallowed_methods, reason = "inside the guest, this is the place that starts programs")]
         let mut command = std::process::Command::new(name);
-        command.args(program.argv.iter().skip(1)).env_clear().current_dir("/");
+        command.env_clear().current_dir("/");
         command.envs([
             ("HOME", "/root"),
             ("USER", "root"),
@@ -201,10 +213,8 @@ impl Session {
             ("LC_ALL", "C.UTF-8"),
             ("SYSTEMD_OFFLINE", "1"),
         ]);
-        command.envs(self.environment.iter().chain(&program.env).map(|(name, value)| (name, value)));
-        command.stdin(std::process::Stdio::null()).stdout(captured.unwrap_or(second)).stderr(output);
-        let child = command.spawn().map_err(|source| StepError::Start { program: name.to_owned(), source })?;
-        Ok(Pid::from_child(&child))
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     /// Hands on output until the program itself has ended; its children may go on.
@@ -287,7 +297,7 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), StepError> {
 }
 
 /// Collects every process that has ended; as PID 1 we are everyone's parent in the end. Returns how `wanted` ended.
-fn reap(wanted: Pid) -> Result<Option<WaitStatus>, StepError> {
+pub(crate) fn reap(wanted: Pid) -> Result<Option<WaitStatus>, StepError> {
     let mut status = None;
     loop {
         match rustix::process::wait(WaitOptions::NOHANG) {

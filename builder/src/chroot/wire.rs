@@ -169,6 +169,8 @@ pub(crate) struct Failure {
 /// What a failure means for the one who reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
+    /// A step took longer than it may.
+    TimeLimit,
     /// A step did not succeed: the recipe or what it downloads is to blame.
     Step,
     /// The base disk is not one that can be built on.

@@ -411,6 +411,7 @@ pub(crate) fn write(
 /// A guest that says why it failed is the recipe's matter; everything else is the host's.
 pub(crate) fn guest_failure(error: &ClientError) -> Failed {
     let kind = match error {
+        ClientError::Failed(failure) if failure.time_limit_seconds.is_some() => FailureKind::TimeLimit,
         ClientError::Failed(_) | ClientError::File { .. } | ClientError::FileChanged { .. } => FailureKind::Step,
         _ => FailureKind::Host,
     };

@@ -54,6 +54,9 @@ pub struct Build {
     /// Runs every step anew, whatever is cached; the results are cached again
     #[arg(long, conflicts_with = "from")]
     pub no_cache: bool,
+    /// What to do when a step fails: `shell` opens a shell in the disk as the step left it (on a terminal only)
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    pub on_error: OnError,
     /// Builds and packs although the store has the image already
     #[arg(long)]
     pub force: bool,
@@ -73,6 +76,34 @@ pub struct Build {
     /// How registries are talked to.
     #[command(flatten)]
     pub registries: Registries,
+}
+
+/// What to do when a step fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum OnError {
+    /// End
+    #[default]
+    Fail,
+    /// Open a shell in the failing state, then end
+    Shell,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example: labwright plan recipes/library/debian-terminal
+
+Nothing is downloaded, made or written. Cached layers are believed by their length; a build checks their contents.")]
+pub struct Plan {
+    /// A recipe, or the directory that holds one
+    #[arg(default_value = ".", value_name = "PATH")]
+    pub path: PathBuf,
+    /// Gives a variable of the recipe another value
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
+    pub set: Vec<(String, String)>,
+    /// Fails if labwright.lock has nothing for the base
+    #[arg(long)]
+    pub locked: bool,
 }
 
 /// Where the value of a secret comes from.
@@ -126,24 +157,6 @@ pub enum RunnerChoice {
     Chroot,
     /// In a virtual machine
     Vm,
-}
-
-/// Arguments of `plan`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example: labwright plan recipes/library/debian-terminal
-
-Nothing is downloaded, made or written. Cached layers are believed by their length; a build checks their contents.")]
-pub struct Plan {
-    /// A recipe, or the directory that holds one
-    #[arg(default_value = ".", value_name = "PATH")]
-    pub path: PathBuf,
-    /// Gives a variable of the recipe another value
-    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
-    pub set: Vec<(String, String)>,
-    /// Fails if labwright.lock has nothing for the base
-    #[arg(long)]
-    pub locked: bool,
 }
 
 /// Arguments of `schema`.

@@ -1,14 +1,15 @@
 use std::path::{Path, PathBuf};
 
-use labwright_builder::{Artifact, BuildOptions, Builder, Plan, StepKind};
+use labwright_builder::{Artifact, BuildOptions, Builder, Plan, Runner, StepKind};
 use labwright_core::{Arch, ImageFacts};
 use labwright_recipes::{Feature, Loaded};
 use labwright_registry::{Descriptor, Layout, container_disk};
 use serde::Serialize;
 
 use super::base::{self, Bases, Pins};
+use super::terminal::Terminal;
 use super::{build_secrets, disk_cache, image, recipe_file, runner};
-use crate::args::Build;
+use crate::args::{Build, OnError};
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
 
@@ -44,6 +45,10 @@ struct StepAnswer {
 
 /// Builds the disk of a recipe and packs it.
 pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandError> {
+    let terminal = match args.on_error {
+        OnError::Fail => None,
+        OnError::Shell => Some(Terminal::take()?),
+    };
     let loaded = recipe_file::load_recipe(&args.path, &args.set)?;
     super::show_warnings(&loaded, context);
     refuse(&loaded)?;
@@ -77,7 +82,17 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
     let runner = runner::choose(args.runner, args.appliance_kernel.as_deref(), arch, context)?;
-    let options = BuildOptions { from, environment: context.settings.proxies.clone(), runner, secrets };
+    if terminal.is_some() && matches!(runner, Runner::Vm(_)) {
+        return Err(CommandError::sentence(Kind::Usage, "`--on-error shell` works with the chroot runner only")
+            .hint("run it as root with `--runner chroot`"));
+    }
+    let options = BuildOptions {
+        from,
+        terminal: terminal.as_ref().map(|terminal| terminal.path().to_owned()),
+        environment: context.settings.proxies.clone(),
+        runner,
+        secrets,
+    };
     let artifact = builder.build(&plan, &options, context.ui.reporter(), context.cancel)?;
     let packed = container_disk::pack(
         &store,

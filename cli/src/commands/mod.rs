@@ -21,6 +21,7 @@ mod recipe_file;
 mod run;
 mod runner;
 mod schema;
+mod terminal;
 
 use labwright_core::{Cancel, Severity};
 use labwright_recipes::Loaded;

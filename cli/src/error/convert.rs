@@ -6,7 +6,9 @@ use labwright_base_images::{
     BootstrapError, CacheError, CatalogError, DownloadError, FileBaseError, ImageBaseError, LockError, SignatureError,
     UnknownBase,
 };
-use labwright_builder::{AuditError, BuildError, FailureKind, HomeError, LayerError, PlanError, SessionError};
+use labwright_builder::{
+    AuditError, BuildError, FailureKind, HomeError, LayerError, PlanError, SessionError, StepKind,
+};
 use labwright_core::Cancelled;
 use labwright_disk::inspect::InspectError;
 use labwright_host::ToolError;
@@ -149,7 +151,11 @@ impl From<BuildError> for CommandError {
         let text = error.to_string();
         match error {
             BuildError::Cancelled(cancelled) | BuildError::Layers(LayerError::Cancelled(cancelled)) => cancelled.into(),
-            BuildError::Step { log, source, .. } => Self::from_session(source, Kind::Step).of_build(text, &log),
+            BuildError::Step { step, log, source, .. } => {
+                let late = matches!(source, SessionError::Failed { kind: FailureKind::TimeLimit, .. });
+                let error = Self::from_session(source, Kind::Step).of_build(text, &log);
+                if late { error.hint(raise_limit(step)) } else { error }
+            }
             BuildError::Disk { log, source } => Self::from_session(source, Kind::Host).of_build(text, &log),
             BuildError::NoSecret { .. } => Self::sentence(Kind::Usage, text),
             BuildError::Leaked { .. } => Self::sentence(Kind::Step, text).hint(NO_LEAKS),
@@ -169,6 +175,14 @@ impl From<AuditError> for CommandError {
     }
 }
 
+/// What to do where a step took too long.
+fn raise_limit(step: StepKind) -> String {
+    match step.timeout_key() {
+        Some(key) => format!("if it needs longer, say so in the recipe: `timeouts: {{{key}: 2h}}`"),
+        None => format!("step `{}` has a fixed limit; something in the disk does not come to its end", step.as_str()),
+    }
+}
+
 impl CommandError {
     /// The same failure, of a build with a log.
     fn of_build(self, text: String, log: &Path) -> Self {
@@ -181,7 +195,7 @@ impl CommandError {
             SessionError::Cancelled(cancelled) => cancelled.into(),
             SessionError::Failed { kind, mut chain } => {
                 let kind = match kind {
-                    FailureKind::Step => Kind::Step,
+                    FailureKind::Step | FailureKind::TimeLimit => Kind::Step,
                     FailureKind::Base => Kind::Input,
                     FailureKind::Host => Kind::Host,
                 };

@@ -31,6 +31,15 @@ trait Screen: Reporter {
     fn close(&self);
 }
 
+/// Whether the display may move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Motion {
+    /// Where it can.
+    OnTerminals,
+    /// Not at all: something else will use the terminal.
+    Never,
+}
+
 /// What commands speak through.
 #[derive(Debug)]
 pub struct Ui {
@@ -46,11 +55,16 @@ impl std::fmt::Debug for dyn Screen {
 
 impl Ui {
     /// Chooses the reporter by flags, environment and whether stderr is a terminal; starts the developers' log.
-    pub fn new(global: &Global, env: &Env) -> Self {
+    pub fn new(global: &Global, motion: Motion, env: &Env) -> Self {
         let terminal = io::stderr().is_terminal();
         let color = terminal && !env.no_color && !env.dumb_terminal;
         start_log(global.verbose, env, color);
-        let moving = terminal && !env.ci && !env.dumb_terminal && !global.quiet && global.verbose == 0;
+        let moving = terminal
+            && motion == Motion::OnTerminals
+            && !env.ci
+            && !env.dumb_terminal
+            && !global.quiet
+            && global.verbose == 0;
         let screen: Arc<dyn Screen> = match global.format {
             Format::Json => Arc::new(json::Json::new(Box::new(io::stderr()))),
             Format::Text if moving => Arc::new(fancy::Fancy::new(color)),
