@@ -11,6 +11,7 @@ use crate::layers::Layers;
 /// HOME/bases/        base disks, by digest (labwright-base-images)
 /// HOME/layers/       the step cache
 /// HOME/apt/          packages that were fetched
+/// HOME/appliance/    kernels for the machines of the vm runner, by digest
 /// HOME/logs/NAME/    the last builds of each recipe
 /// HOME/work/         half-made things; swept by the next build
 /// HOME/store/        finished images, an OCI image layout (labwright-registry)

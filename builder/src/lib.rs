@@ -27,11 +27,13 @@ mod engine;
 mod guest_program;
 mod home;
 mod key;
+mod layer_files;
 mod layers;
 mod log;
 mod plan;
 mod runner;
 mod sources;
+mod vm;
 mod workdir;
 
 pub use chroot::{FailureKind, Leak, SessionError, run_if_asked as run_worker_if_asked};
@@ -42,3 +44,4 @@ pub use layers::{Collected, LayerError};
 pub use plan::{Plan, PlanError, Step, StepKind};
 pub use runner::Runner;
 pub use sources::SourceError;
+pub use vm::{ApplianceError, VmError, VmRunner};

@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
-use labwright_core::{Cancel, NamedSecret, Reporter};
+use labwright_core::{Arch, Cancel, NamedSecret, Reporter};
+use labwright_host::Tool;
+use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::chroot::session::Session as ChrootSession;
 use crate::chroot::{Leak, SessionError, wire};
+use crate::vm::session::Session as VmSession;
+use crate::vm::{VmRunner, appliance};
 
 /// A way to run steps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +17,44 @@ pub enum Runner {
     /// In namespaces of the host, at native speed. Needs root.
     #[default]
     Chroot,
+    /// In a small machine. Needs no privilege, and KVM to be fast.
+    Vm(VmRunner),
+}
+
+impl Runner {
+    /// Why the chroot runner cannot work here: a fragment for people; none where it can.
+    pub fn chroot_obstacle() -> Option<String> {
+        let admin = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+        if !rustix::process::geteuid().is_root() || !admin {
+            return Some("this process is not root, or may not mount".to_owned());
+        }
+        let device = ["/dev/loop-control", "/dev/fuse"]
+            .into_iter()
+            .find(|device| fs_err::OpenOptions::new().read(true).write(true).open(device).is_err());
+        if let Some(device) = device {
+            return Some(format!("{device} cannot be opened"));
+        }
+        missing(&[Tool::QemuImg, Tool::QemuStorageDaemon, Tool::E2fsck, Tool::Resize2fs])
+    }
+
+    /// Why the vm runner cannot work here: a fragment for people; none where it can.
+    pub fn vm_obstacle(arch: Arch, appliance_dir: &Path, own_kernel: Option<&Path>) -> Option<String> {
+        let machine = match arch {
+            Arch::Amd64 => Tool::QemuSystemX86,
+            Arch::Arm64 => Tool::QemuSystemAarch64,
+        };
+        missing(&[Tool::QemuImg, machine, Tool::Mke2fs]).or_else(|| {
+            let fetched = own_kernel.is_some() || appliance::is_kept(appliance_dir, arch);
+            let without = missing(&[Tool::AptCache, Tool::AptGet]).filter(|_| !fetched)?;
+            Some(format!("there is no kernel for the machine yet, and to fetch one {without}"))
+        })
+    }
+}
+
+/// The first tool that is not here, as a fragment.
+fn missing(tools: &[Tool]) -> Option<String> {
+    let tool = tools.iter().find(|tool| tool.find().is_err())?;
+    Some(format!("{} is missing (package {})", tool.program(), tool.package()))
 }
 
 /// A disk that is open for building.
@@ -20,6 +62,8 @@ pub enum Runner {
 pub(crate) enum Session {
     /// In a worker's namespaces.
     Chroot(ChrootSession),
+    /// In a machine.
+    Vm(Box<VmSession>),
 }
 
 impl Session {
@@ -36,6 +80,10 @@ impl Session {
                 let (session, opened) = ChrootSession::open(program, open, reporter, cancel)?;
                 Ok((Self::Chroot(session), opened))
             }
+            Runner::Vm(runner) => {
+                let (session, opened) = VmSession::open(runner, open, reporter, cancel)?;
+                Ok((Self::Vm(Box::new(session)), opened))
+            }
         }
     }
 
@@ -43,6 +91,7 @@ impl Session {
     pub(crate) fn grow(&mut self, reporter: &dyn Reporter, cancel: &Cancel) -> Result<(), SessionError> {
         match self {
             Self::Chroot(session) => session.grow(reporter, cancel),
+            Self::Vm(session) => session.grow(cancel),
         }
     }
 
@@ -55,6 +104,7 @@ impl Session {
     ) -> Result<Vec<serde_json::Value>, SessionError> {
         match self {
             Self::Chroot(session) => session.step(step, reporter, cancel),
+            Self::Vm(session) => session.step(step, reporter, cancel),
         }
     }
 
@@ -69,6 +119,7 @@ impl Session {
     ) -> Result<(), SessionError> {
         match self {
             Self::Chroot(session) => session.commit(next, finished_as, reporter, cancel),
+            Self::Vm(session) => session.commit(next, finished_as, cancel),
         }
     }
 
@@ -81,6 +132,7 @@ impl Session {
     ) -> Result<Vec<Leak>, SessionError> {
         match self {
             Self::Chroot(session) => session.search(secrets, reporter, cancel),
+            Self::Vm(session) => session.search(&secrets, cancel),
         }
     }
 
@@ -94,6 +146,7 @@ impl Session {
     ) -> Result<wire::Flattened, SessionError> {
         match self {
             Self::Chroot(session) => session.flatten(destination, compression, reporter, cancel),
+            Self::Vm(session) => session.flatten(destination, compression, reporter, cancel),
         }
     }
 
@@ -101,6 +154,7 @@ impl Session {
     pub(crate) fn close(self, reporter: &dyn Reporter) -> Result<(), SessionError> {
         match self {
             Self::Chroot(session) => session.close(reporter),
+            Self::Vm(session) => session.close(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //!   [`mount`] mounts that.
 //! - [`table`] reads, creates and grows partition tables; [`filesystem`] recognises and grows file systems;
 //!   [`layout`] finds the root, and by its [`fstab`] what belongs below it.
+//! - [`online`] grows file systems while they are mounted.
 //! - [`read_disk`] reads what a disk holds without its holes.
 //! - [`qcow2_writer`] writes the finished disk, compressed and reproducible.
 //!
@@ -21,6 +22,7 @@
 //! ```
 
 pub mod chain;
+#[cfg(feature = "writer")]
 pub mod chain_reader;
 pub mod filesystem;
 pub mod fstab;
@@ -28,6 +30,8 @@ pub mod inspect;
 pub mod layout;
 pub mod loop_device;
 pub mod mount;
+pub mod online;
+#[cfg(feature = "writer")]
 pub mod qcow2_writer;
 mod qmp;
 pub mod read_disk;

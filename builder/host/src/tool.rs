@@ -39,13 +39,17 @@ pub enum Tool {
     Tar,
     /// Tells how apt is configured.
     AptConfig,
+    /// Tells which packages there are.
+    AptCache,
+    /// Fetches packages.
+    AptGet,
     /// Starts a program in namespaces of its own.
     Unshare,
 }
 
 impl Tool {
     /// Every tool, in the order in which `doctor` lists them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::QemuImg,
         Self::QemuStorageDaemon,
         Self::QemuSystemX86,
@@ -63,6 +67,8 @@ impl Tool {
         Self::Sqv,
         Self::Tar,
         Self::AptConfig,
+        Self::AptCache,
+        Self::AptGet,
         Self::Unshare,
     ];
 
@@ -86,6 +92,8 @@ impl Tool {
             Self::Sqv => "sqv",
             Self::Tar => "tar",
             Self::AptConfig => "apt-config",
+            Self::AptCache => "apt-cache",
+            Self::AptGet => "apt-get",
             Self::Unshare => "unshare",
         }
     }
@@ -106,7 +114,7 @@ impl Tool {
             Self::Gpgv => "gpgv",
             Self::Sqv => "sqv",
             Self::Tar => "tar",
-            Self::AptConfig => "apt",
+            Self::AptConfig | Self::AptCache | Self::AptGet => "apt",
         }
     }
 

@@ -60,6 +60,16 @@ pub(crate) fn places(mut raw: Vec<RawHit>, files: Vec<SecretInTree>) -> Vec<Leak
     leaks
 }
 
+/// What was found in the bytes of a disk, where nobody looks into its files.
+pub(crate) fn bytes(raw: Vec<RawHit>) -> Vec<Leak> {
+    let leak = |hit: RawHit| Leak {
+        secret: hit.secret,
+        encoding: hit.encoding.to_owned(),
+        place: format!("byte {} of the disk", hit.at),
+    };
+    raw.into_iter().map(leak).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use labwright_core::Secret;

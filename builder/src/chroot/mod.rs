@@ -6,11 +6,11 @@
 //! The builder starts this program anew as a worker in namespaces of its own ([`session`]); the worker opens the
 //! disk, mounts it and runs the guest program in it ([`worker`]); they talk in lines of JSON ([`wire`]).
 
-mod leaks;
+pub(crate) mod leaks;
 mod mounts;
 pub(crate) mod session;
 pub(crate) mod wire;
-mod worker;
+pub(crate) mod worker;
 
 pub use session::SessionError;
 pub use wire::{FailureKind, Leak};

@@ -10,8 +10,9 @@ use labwright_core::{Cancel, Cancelled, NamedSecret, Reporter};
 use labwright_host::{Peer, ToolError};
 
 use super::wire::{self, Failure, Flattened, Open, Opened, Order, Reply};
+use crate::vm::VmError;
 
-/// Why the chroot runner did not carry out an order.
+/// Why a runner did not carry out an order.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The worker could not be started.
@@ -31,6 +32,9 @@ pub enum SessionError {
         /// What went wrong and why, outermost first.
         chain: Vec<String>,
     },
+    /// The machine of the vm runner failed.
+    #[error(transparent)]
+    Machine(Box<VmError>),
     /// Stopped on request.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 
 use labwright_core::{ByteSize, Cancel, Event, Hasher, NamedSecret, Reporter};
 use labwright_disk::chain::{Backing, Chain, ChainSpec, create_overlay};
-use labwright_disk::chain_reader::ChainReader;
 use labwright_disk::filesystem::{self, FilesystemKind};
 use labwright_disk::inspect::Format;
 use labwright_disk::layout::{Root, find_root};
@@ -16,7 +15,7 @@ use labwright_disk::loop_device::{Access, LoopDevice};
 use labwright_disk::mount::make_rprivate;
 use labwright_disk::qcow2_writer::{self, Compression, WriteOptions};
 use labwright_disk::read_disk::ReadDisk;
-use labwright_disk::table;
+use labwright_disk::{online, table};
 use labwright_guest::audit;
 use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::free_space::zero_free_space;
@@ -27,6 +26,7 @@ use super::leaks;
 use super::mounts::Mounted;
 use super::wire::{self, Failure, FailureKind, Flattened, INNER, Leak, OUTER, Opened, Order, Reply, Source, Step};
 use crate::guest_program;
+use crate::layer_files::LayerFiles;
 
 /// A btrfs that an old partitioning tool placed so: the disk drops units of 4 KiB only.
 const NOT_ALIGNED: &str = "the root's partition does not begin on a multiple of 4 KiB: what the recipe deletes can stay \
@@ -38,12 +38,12 @@ const GUEST: &str = "labwright-guest";
 /// With less room than this, in bytes, an overlay cannot grow by the clusters and tables that one write may need.
 const LITTLE_ROOM: u64 = 1 << 20;
 
-type Result<T> = std::result::Result<T, Failed>;
+pub(crate) type Result<T> = std::result::Result<T, Failed>;
 
 /// A failed order: what it means and what happened.
-struct Failed {
-    kind: FailureKind,
-    chain: Vec<String>,
+pub(crate) struct Failed {
+    pub(crate) kind: FailureKind,
+    pub(crate) chain: Vec<String>,
 }
 
 /// A failure of the host, where no other kind is said.
@@ -60,10 +60,9 @@ impl Failed {
 
     /// The same failure, explained if the host's disk below the build is full: programs in the guest only see a disk
     /// that fails or that became read-only.
-    fn unless_full(mut self, work: Option<&Path>) -> Self {
+    pub(crate) fn unless_full(mut self, work: Option<&Path>) -> Self {
         if let Some(work) = work
-            && let Ok(room) = rustix::fs::statvfs(work)
-            && room.f_bavail.saturating_mul(room.f_frsize) < LITTLE_ROOM
+            && is_full(work)
         {
             self.kind = FailureKind::Host;
             self.chain.push(format!("the disk that holds {} is full", work.display()));
@@ -72,7 +71,13 @@ impl Failed {
     }
 }
 
-fn chain(error: &dyn Error) -> Vec<String> {
+/// Whether the host's disk below the build has no room left.
+pub(crate) fn is_full(work: &Path) -> bool {
+    rustix::fs::statvfs(work).is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) < LITTLE_ROOM)
+}
+
+/// What an error says and why, outermost first.
+pub(crate) fn chain(error: &dyn Error) -> Vec<String> {
     let mut chain = vec![error.to_string()];
     let mut next = error.source();
     while let Some(error) = next {
@@ -200,8 +205,7 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
 struct Disk {
     mounted: Option<Mounted>,
     chain: Chain,
-    /// The base and the finished layers, bottom first.
-    layers: Vec<(fs_err::File, Format)>,
+    layers: LayerFiles,
     root: Root,
     work: PathBuf,
     size: ByteSize,
@@ -234,8 +238,7 @@ impl Disk {
             mount_point: PathBuf::from("disk.raw"),
             socket: PathBuf::from("q"),
         };
-        let layers = spec.lower.iter().map(|(path, format)| Ok((fs_err::File::open(path)?, *format)));
-        let layers = layers.collect::<io::Result<Vec<_>>>()?;
+        let layers = LayerFiles::open(spec.lower.iter().map(|(path, format)| (path.as_path(), *format)))?;
         let chain = Chain::open(&spec, &cancel)?;
         let root = find_root(chain.export_path(), Path::new("look")).map_err(|error| Failed::base(&error))?;
         Ok(Self { mounted: None, chain, layers, root, work: open.work, size: open.size, cancel, told: false })
@@ -263,8 +266,7 @@ impl Disk {
             return Ok(());
         }
         let mounted = Mounted::root_only(raw, root, Path::new("mnt"), Access::ReadWrite)?;
-        filesystem::grow_mounted(root.filesystem.kind, Path::new("mnt"), mounted.root_device().path(), root.size)
-            .map_err(|error| Failed::base(&error))?;
+        online::grow(Path::new("mnt"), root.filesystem.kind, root.size).map_err(|error| Failed::base(&error))?;
         mounted.syncfs()?;
         mounted.close()?;
         Ok(())
@@ -342,13 +344,13 @@ impl Disk {
         create_overlay(next, &backing, self.size.bytes(), &self.cancel)?;
         let finished = self.chain.snapshot(next)?;
         // The builder moves it into its cache from now on.
-        self.layers.push((fs_err::File::open(finished)?, Format::Qcow2));
+        self.layers.push(&finished)?;
         Ok(())
     }
 
     fn search(&mut self, secrets: &[NamedSecret]) -> Result<Vec<Leak>> {
         self.unmount()?;
-        let hits = leaks::in_raw(&self.finished()?, secrets, &self.cancel)?;
+        let hits = leaks::in_raw(&self.layers.reader()?, secrets, &self.cancel)?;
         // What is compressed is seen in the files only.
         if hits.is_empty() && self.root.filesystem.kind != FilesystemKind::Btrfs {
             return Ok(Vec::new());
@@ -364,13 +366,7 @@ impl Disk {
         // The layers alone: what a mount writes to the new top is no part of any, and the same layers must give the
         // same file.
         self.unmount()?;
-        write(&self.finished()?, self.size, destination, compression, replies, &self.cancel)
-    }
-
-    /// The disk as the finished layers have it.
-    fn finished(&self) -> io::Result<ChainReader> {
-        let layers = self.layers.iter().map(|(file, format)| Ok((reopen(file)?, *format)));
-        ChainReader::open(layers.collect::<io::Result<Vec<_>>>()?)
+        write(&self.layers.reader()?, self.size, destination, compression, replies, &self.cancel)
     }
 
     fn close(mut self) -> Result<()> {
@@ -380,17 +376,13 @@ impl Disk {
     }
 }
 
-/// The same open file once more: by now it may have another name.
-fn reopen(file: &fs_err::File) -> io::Result<fs_err::File> {
-    Ok(fs_err::File::from_parts(file.file().try_clone()?, file.path()))
-}
-
-fn write(
+/// Writes the raw disk as one compressed qcow2 file.
+pub(crate) fn write(
     raw: &dyn ReadDisk,
     size: ByteSize,
     destination: &Path,
     compression: wire::Compression,
-    replies: &Replies,
+    reporter: &dyn Reporter,
     cancel: &Cancel,
 ) -> Result<Flattened> {
     let options = WriteOptions {
@@ -402,14 +394,14 @@ fn write(
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     let mut progress = |done, total| {
-        replies.event(Event::Progress { task: "compress".to_owned(), done, total: Some(total) });
+        reporter.event(Event::Progress { task: "compress".to_owned(), done, total: Some(total) });
     };
     let written = qcow2_writer::write_qcow2(raw, size.bytes(), destination, options, &mut progress, cancel)?;
     Ok(Flattened { file_size: written.file_size, data: written.data_size })
 }
 
 /// A guest that says why it failed is the recipe's matter; everything else is the host's.
-fn guest_failure(error: &ClientError) -> Failed {
+pub(crate) fn guest_failure(error: &ClientError) -> Failed {
     let kind = match error {
         ClientError::Failed(_) | ClientError::File { .. } | ClientError::FileChanged { .. } => FailureKind::Step,
         _ => FailureKind::Host,
@@ -417,7 +409,7 @@ fn guest_failure(error: &ClientError) -> Failed {
     Failed { kind, chain: chain(error) }
 }
 
-fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
+pub(crate) fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     let mut reports = Vec::new();
     for package in outcome.packages {
         reports.push(serde_json::to_value(protocol::Report::Package(package))?);
@@ -428,7 +420,7 @@ fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     Ok(reports)
 }
 
-fn open_source(sources: &[Source], index: usize) -> io::Result<Box<dyn Read>> {
+pub(crate) fn open_source(sources: &[Source], index: usize) -> io::Result<Box<dyn Read>> {
     match sources.get(index) {
         Some(Source::Inline(bytes)) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
         Some(Source::File { path, digest }) => {

@@ -7,7 +7,7 @@ use labwright_registry::{Descriptor, Layout, container_disk};
 use serde::Serialize;
 
 use super::base::{self, Bases, Pins};
-use super::{build_secrets, disk_cache, image, recipe_file};
+use super::{build_secrets, disk_cache, image, recipe_file, runner};
 use crate::args::Build;
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -74,12 +74,8 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     }
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
-    let options = BuildOptions {
-        from: args.from,
-        environment: context.settings.proxies.clone(),
-        secrets,
-        ..BuildOptions::default()
-    };
+    let runner = runner::choose(args.runner, args.appliance_kernel.as_deref(), arch, context)?;
+    let options = BuildOptions { from: args.from, environment: context.settings.proxies.clone(), runner, secrets };
     let artifact = builder.build(&plan, &options, context.ui.reporter(), context.cancel)?;
     let packed = container_disk::pack(
         &store,

@@ -17,6 +17,7 @@ mod pull;
 mod push;
 mod recipe_file;
 mod run;
+mod runner;
 mod schema;
 
 use labwright_core::{Cancel, Severity};
