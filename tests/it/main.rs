@@ -13,6 +13,7 @@ mod boot;
 mod disks;
 mod faults;
 mod remote;
+mod roots;
 mod secrets;
 mod servers;
 mod world;
