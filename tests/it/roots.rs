@@ -83,13 +83,13 @@ impl Layout {
             });
             mounted(&raw, (self.root, self.sizes.1), &top, "", || {
                 let mut root = top.clone();
-                let mut fstab = format!("UUID={BOOT_UUID} /boot ext4 defaults 0 2\n");
+                let mut fstab = vec![format!("UUID={BOOT_UUID} /boot ext4 defaults 0 2\n")];
                 if self.subvolumes {
                     for name in ["@", "@home"] {
                         tool("btrfs", &["subvolume", "create", text(&top.join(name))]);
                     }
                     root = top.join("@");
-                    fstab.push_str(&format!("UUID={ROOT_UUID} /home btrfs subvol=@home,compress=zstd 0 0\n"));
+                    fstab.push(format!("UUID={ROOT_UUID} /home btrfs subvol=@home,compress=zstd 0 0\n"));
                 }
                 fs_err::create_dir_all(&tree).unwrap();
                 let usual_raw = work.join("usual");
@@ -98,7 +98,7 @@ impl Layout {
                 mounted(&usual_raw, (4096, sectors), &tree, ",ro,noload", || {
                     tool("cp", &["-a", &format!("{}/.", text(&tree)), text(&root)]);
                 });
-                fs_err::write(root.join("etc/fstab"), fstab).unwrap();
+                fs_err::write(root.join("etc/fstab"), fstab.concat()).unwrap();
                 fs_err::create_dir_all(root.join("boot")).unwrap();
             });
             tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", text(&raw), text(disk)]);
