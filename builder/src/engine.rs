@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use labwright_base_images::DiskFormat;
 use labwright_core::{ByteSize, Cancel, Cancelled, Event, ImageFacts, Mask, NamedSecret, PackageFact, Reporter};
+use labwright_guest::audit::Finding;
 use labwright_guest::protocol::{Bind, Report, Request};
 use labwright_recipes::resolved::Compression;
 
+use crate::chroot::session::Session as ChrootSession;
 use crate::chroot::wire;
 use crate::chroot::{Leak, SessionError};
+use crate::history::History;
 use crate::home::{Home, HomeError};
 use crate::layers::{Collected, Finished, KeyLock, Layer, LayerError, Layers, file_name, random_id};
 use crate::log::Log;
@@ -62,6 +65,28 @@ impl Artifact {
     pub fn close(self) -> io::Result<()> {
         self.work.close()
     }
+}
+
+/// A disk for [`Builder::audit`].
+#[derive(Debug, Clone)]
+pub struct DiskToAudit {
+    /// The file.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: DiskFormat,
+    /// The size of the disk that a guest sees.
+    pub size: ByteSize,
+}
+
+/// Why a disk could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// A directory of the builder cannot be used; the source has the path.
+    #[error("could not make a place for the audit")]
+    Work(#[from] io::Error),
+    /// The disk could not be opened, mounted or read.
+    #[error("could not look at the disk")]
+    Disk(#[from] SessionError),
 }
 
 /// Why a disk could not be built.
@@ -159,13 +184,6 @@ impl Builder {
         &self.home
     }
 
-    /// Which steps of a plan are cached, in order. Changes nothing.
-    pub fn cached(&self, plan: &Plan) -> Result<Vec<bool>, BuildError> {
-        let layers = self.home.layers()?;
-        let found = layers.longest_prefix(&keys(plan), &plan.base.digest.to_string())?.len();
-        Ok((0..plan.steps.len()).map(|at| at < found).collect())
-    }
-
     /// Builds the disk of a plan.
     pub fn build(
         &self,
@@ -182,15 +200,40 @@ impl Builder {
         let log = Log::create(&self.home.logs(&plan.recipe.name), reporter, mask)?;
         let layers = self.home.layers()?;
         let _in_use = layers.hold()?;
-        let run = Run {
-            plan,
-            options,
-            layers: &layers,
-            log: &log,
-            cancel,
-            program: &self.program,
-            apt_cache: self.home.apt_cache()?,
-        };
+        let name = &plan.recipe.name;
+        let mut history = History::begin(plan, History::load(&self.home.history(), name).as_ref());
+        history.save(&self.home.history(), name)?;
+        let result = self.build_logged(plan, options, &layers, &log, cancel);
+        for (step, layer) in plan.steps.iter().zip(layers.longest_prefix(&keys(plan), &plan.base.digest.to_string())?) {
+            history.finished(step.kind, layer.size);
+        }
+        if let Ok(artifact) = &result {
+            history.file_size = Some(artifact.file_size.bytes());
+        }
+        if let Err(error) = history.save(&self.home.history(), name) {
+            // It only helps people; a built disk is worth more.
+            log.event(Event::Warning(format!("could not write down what was built: {error}")));
+        }
+        result
+    }
+
+    /// Notes that the result of a plan is there, as if it had been built just now.
+    pub fn remember(&self, plan: &Plan) -> Result<(), BuildError> {
+        let (dir, name) = (self.home.history(), &plan.recipe.name);
+        let mut history = History::begin(plan, History::load(&dir, name).as_ref());
+        history.all_finished();
+        Ok(history.save(&dir, name)?)
+    }
+
+    fn build_logged(
+        &self,
+        plan: &Plan,
+        options: &BuildOptions,
+        layers: &Layers,
+        log: &Log<'_>,
+        cancel: &Cancel,
+    ) -> Result<Artifact, BuildError> {
+        let run = Run { plan, options, layers, log, cancel, program: &self.program, apt_cache: self.home.apt_cache()? };
         run.forget()?;
         let mut cached = None;
         loop {
@@ -213,6 +256,27 @@ impl Builder {
                 });
             }
         }
+    }
+
+    /// Looks for what must not be in an image on a disk whose header was checked, and changes nothing. `secrets` must
+    /// not be on it either. The disk is mounted: a stranger's belongs on a machine that can be thrown away.
+    pub fn audit(
+        &self,
+        disk: &DiskToAudit,
+        secrets: &[NamedSecret],
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Vec<Finding>, AuditError> {
+        let work = Workdir::create(&self.home.work())?;
+        let order = wire::Audit {
+            work: work.path().to_owned(),
+            disk: wire::BaseFile { path: std::path::absolute(&disk.path)?, qcow2: disk.format == DiskFormat::Qcow2 },
+            size: disk.size,
+            secrets: secrets.to_vec(),
+        };
+        let findings = ChrootSession::audit(&self.program, order, reporter, cancel)?;
+        work.close()?;
+        Ok(findings)
     }
 
     /// Removes layers of the step cache by age and size; none while a build runs.
@@ -324,6 +388,7 @@ impl Run<'_> {
             let name = step.kind.as_str().to_owned();
             self.log.event(Event::Started { step: name.clone() });
             let reports = self.run_step(&mut session, step)?;
+            self.tell(&reports);
             number += 1;
             let next = overlay_name(number);
             session
@@ -382,6 +447,16 @@ impl Run<'_> {
             .map_err(|source| self.broken(source))?;
         tracing::debug!(root = %opened.root, "the disk is open");
         Ok(session)
+    }
+
+    /// Warns of what an audit found on the sealed disk.
+    fn tell(&self, reports: &[serde_json::Value]) {
+        for report in reports {
+            if let Ok(Report::Finding(finding)) = serde_json::from_value(report.clone()) {
+                let Finding { path, what, remedy, id, .. } = finding;
+                self.log.event(Event::Warning(format!("{path} has {what} [{id}]; {remedy}")));
+            }
+        }
     }
 
     /// Makes sure that the finished disk holds none of the secrets; otherwise nothing that may hold them stays cached.

@@ -64,6 +64,19 @@ pub(crate) struct Finished {
     pub(crate) reports: Vec<serde_json::Value>,
 }
 
+/// What there is for a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// A layer that fits.
+    Here(Layer),
+    /// Nothing.
+    Absent,
+    /// Something that is not what was stored.
+    Damaged,
+    /// A layer that stands on another one.
+    OtherParent,
+}
+
 /// Why the cache failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
@@ -96,6 +109,11 @@ impl Layers {
         Ok(Self { dir })
     }
 
+    /// The cache in a directory that need not exist, for looking only.
+    pub(crate) fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
     pub(crate) fn path(&self, key: &Key) -> PathBuf {
         self.dir.join(file_name(key))
     }
@@ -106,19 +124,33 @@ impl Layers {
 
     /// The layer of a key, if it is there and fits on `parent`.
     pub(crate) fn find(&self, key: &Key, parent: &str) -> io::Result<Option<Layer>> {
+        match self.look(key, parent)? {
+            Look::Here(layer) => Ok(Some(layer)),
+            Look::Absent | Look::Damaged | Look::OtherParent => Ok(None),
+        }
+    }
+
+    /// The layer of a key, or why there is none. Looks at lengths, not at contents.
+    pub(crate) fn look(&self, key: &Key, parent: &str) -> io::Result<Look> {
         let text = match fs_err::read(self.record_path(key)) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Absent),
             Err(error) => return Err(error),
         };
         // A record that cannot be read is one of another version or a damaged one: not a hit either way.
-        let Ok(layer) = serde_json::from_slice::<Layer>(&text) else { return Ok(None) };
+        let Ok(layer) = serde_json::from_slice::<Layer>(&text) else { return Ok(Look::Damaged) };
         let size = match fs_err::metadata(self.path(key)) {
             Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Absent),
             Err(error) => return Err(error),
         };
-        Ok((layer.key == *key && layer.parent == parent && layer.size == size).then_some(layer))
+        Ok(if layer.key != *key || layer.size != size {
+            Look::Damaged
+        } else if layer.parent == parent {
+            Look::Here(layer)
+        } else {
+            Look::OtherParent
+        })
     }
 
     /// The layers of the longest prefix of `keys` that is present, bottom first.

@@ -7,10 +7,11 @@ use labwright_cloud_init::{FrontDoor, GuestConfig, InvalidFrontDoor, Terminal, f
 use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, GuestPath, ImageFacts, PackageFact};
 use labwright_guest::protocol::{Action, AptFile, Command, Fallback, Owner, User};
 use labwright_recipes::resolved::{self, AccessSpec, AptKey, FRONT_DOOR_PORT, FileSource, Package, Recipe, Ttyd};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::chroot::wire::Source;
 use crate::guest_program;
+use crate::inputs::{self, Input};
 use crate::key::Key;
 use crate::sources::{self, Inputs, SourceError};
 
@@ -35,7 +36,7 @@ pub struct Plan {
 }
 
 /// A kind of step. Their order here is the order in which they run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepKind {
     /// Grows the disk.
@@ -93,6 +94,8 @@ pub struct Step {
     pub(crate) sources: Vec<Source>,
     /// The names of the secrets that it may read.
     pub(crate) secrets: Vec<String>,
+    /// Everything that the key depends on besides the key before, by name.
+    pub(crate) inputs: Vec<Input>,
     pub(crate) network: bool,
     pub(crate) time_limit: Duration,
 }
@@ -152,6 +155,7 @@ impl Plan {
                 actions: Vec::new(),
                 sources: Vec::new(),
                 secrets: Vec::new(),
+                inputs: vec![Input::new("disk size", size.to_string().as_bytes())],
                 network: false,
                 time_limit: TIME_LIMIT,
             });
@@ -172,6 +176,11 @@ impl Plan {
     /// The steps, in order.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// The architecture.
+    pub fn arch(&self) -> Arch {
+        self.arch
     }
 
     /// The base.
@@ -231,12 +240,14 @@ impl Chain {
         let keyed = format!("{}\n{text}", guest_program::digest());
         self.key = self.key.next(kind.as_str(), STEP_VERSION, &keyed);
         self.inputs.push(text);
+        let named = inputs::named(&inputs);
         self.steps.push(Step {
             kind,
             key: self.key.clone(),
             actions: inputs.actions,
             sources: inputs.sources,
             secrets: inputs.secrets,
+            inputs: named,
             network,
             time_limit: time_limit.unwrap_or(TIME_LIMIT),
         });

@@ -7,11 +7,13 @@
 )]
 
 mod architecture;
+mod audit;
 mod bases;
 mod basics;
 mod boot;
 mod disks;
 mod faults;
+mod plan;
 mod remote;
 mod roots;
 mod secrets;

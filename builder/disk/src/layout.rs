@@ -28,6 +28,15 @@ pub struct Root {
     pub subvolume: Option<String>,
 }
 
+impl Root {
+    /// Options of the file system for mounting it read-only as it lies there: the journal is not replayed.
+    pub fn look_options(&self) -> String {
+        let subvolume = self.subvolume.as_ref().map(|subvolume| format!("subvol={subvolume}"));
+        let own = Some(self.filesystem.kind.look_options().to_owned()).filter(|options| !options.is_empty());
+        own.into_iter().chain(subvolume).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// A part of a disk that holds something known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {

@@ -16,7 +16,7 @@ use labwright_disk::mount::make_rprivate;
 use labwright_disk::qcow2_writer::{self, Compression, WriteOptions};
 use labwright_disk::read_disk::ReadDisk;
 use labwright_disk::{online, table};
-use labwright_guest::audit;
+use labwright_guest::audit::{self, Needles};
 use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::free_space::zero_free_space;
 use labwright_guest::protocol::{self, Message};
@@ -33,7 +33,7 @@ const NOT_ALIGNED: &str = "the root's partition does not begin on a multiple of 
                            readable in the image's free blocks, so keep secrets out of this build or use another base";
 
 /// The name of the guest program in the work directory.
-const GUEST: &str = "labwright-guest";
+pub(super) const GUEST: &str = "labwright-guest";
 
 /// With less room than this, in bytes, an overlay cannot grow by the clusters and tables that one write may need.
 const LITTLE_ROOM: u64 = 1 << 20;
@@ -54,7 +54,7 @@ impl<E: Error> From<E> for Failed {
 }
 
 impl Failed {
-    fn base(error: &dyn Error) -> Self {
+    pub(super) fn base(error: &dyn Error) -> Self {
         Self { kind: FailureKind::Base, chain: chain(error) }
     }
 
@@ -190,6 +190,7 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
         Order::Flatten { destination, compression } => {
             disk.as_mut().ok_or_else(closed)?.flatten(&destination, compression, replies).map(Reply::Flattened)
         }
+        Order::Audit(order) => super::audit::audit(order).map(Reply::Audited),
         Order::Close => {
             if let Some(disk) = disk.take() {
                 disk.close()?;
@@ -214,17 +215,22 @@ struct Disk {
     told: bool,
 }
 
+/// Makes the work directory the place where everything happens.
+pub(super) fn enter_work(work: &Path) -> Result<()> {
+    make_rprivate(Path::new("/"))?;
+    // Programs look for themselves and their children there.
+    rustix::mount::mount("proc", "/proc", "proc", rustix::mount::MountFlags::empty(), None)?;
+    // Relative paths keep the control socket's name within what the kernel allows.
+    std::env::set_current_dir(work)?;
+    guest_program::write_to(Path::new(GUEST))?;
+    fs_err::create_dir("mnt")?;
+    fs_err::create_dir("look")?;
+    Ok(())
+}
+
 impl Disk {
     fn open(open: wire::Open) -> Result<Self> {
-        make_rprivate(Path::new("/"))?;
-        // Programs look for themselves and their children there.
-        rustix::mount::mount("proc", "/proc", "proc", rustix::mount::MountFlags::empty(), None)?;
-        // Relative paths keep the control socket's name within what the kernel allows.
-        std::env::set_current_dir(&open.work)?;
-        guest_program::write_to(Path::new(GUEST))?;
-        fs_err::create_dir("mnt")?;
-        fs_err::create_dir("look")?;
-
+        enter_work(&open.work)?;
         let cancel = Cancel::new();
         let base_format = if open.base.qcow2 { Format::Qcow2 } else { Format::Raw };
         let below = if open.layers.is_empty() { base_format } else { Format::Qcow2 };
@@ -350,14 +356,15 @@ impl Disk {
 
     fn search(&mut self, secrets: &[NamedSecret]) -> Result<Vec<Leak>> {
         self.unmount()?;
-        let hits = leaks::in_raw(&self.layers.reader()?, secrets, &self.cancel)?;
+        let needles = Needles::secrets(secrets);
+        let hits = leaks::in_raw(&self.layers.reader()?, &needles, &self.cancel)?;
         // What is compressed is seen in the files only.
         if hits.is_empty() && self.root.filesystem.kind != FilesystemKind::Btrfs {
             return Ok(Vec::new());
         }
         let target = Path::new("mnt");
         let mounted = Mounted::open(self.chain.export_path(), &self.root, target, Access::ReadOnly)?;
-        let files = audit::secrets_in_tree(target, secrets)?;
+        let files = audit::in_tree(target, &needles)?;
         mounted.close()?;
         Ok(leaks::places(hits, files))
     }
@@ -413,6 +420,9 @@ pub(crate) fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     let mut reports = Vec::new();
     for package in outcome.packages {
         reports.push(serde_json::to_value(protocol::Report::Package(package))?);
+    }
+    for finding in outcome.findings {
+        reports.push(serde_json::to_value(protocol::Report::Finding(finding))?);
     }
     if let Some(sealed) = outcome.sealed {
         reports.push(serde_json::to_value(protocol::Report::Sealed(sealed))?);

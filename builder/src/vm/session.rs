@@ -10,6 +10,7 @@ use labwright_core::{Arch, ByteSize, Cancel, Cancelled, Event, NamedSecret, Repo
 use labwright_disk::chain::{Backing, ChainError, create_overlay};
 use labwright_disk::inspect::Format;
 use labwright_disk::read_disk::DataError;
+use labwright_guest::audit::Needles;
 use labwright_guest::client::{self, ClientError};
 use labwright_guest::frame::{self, FrameError};
 use labwright_guest::protocol::Message;
@@ -283,7 +284,7 @@ impl Session {
             .layers
             .reader()
             .map_err(Failed::from)
-            .and_then(|disk| leaks::in_raw(&disk, secrets, cancel).map_err(Failed::from));
+            .and_then(|disk| leaks::in_raw(&disk, &Needles::secrets(secrets), cancel).map_err(Failed::from));
         explain(&self.work, hits).map(leaks::bytes)
     }
 

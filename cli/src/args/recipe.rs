@@ -51,6 +51,9 @@ pub struct Build {
     /// Runs this step and all behind it anew, whatever is cached
     #[arg(long, value_name = "STEP", value_parser = step)]
     pub from: Option<StepKind>,
+    /// Runs every step anew, whatever is cached; the results are cached again
+    #[arg(long, conflicts_with = "from")]
+    pub no_cache: bool,
     /// Builds and packs although the store has the image already
     #[arg(long)]
     pub force: bool,
@@ -123,6 +126,24 @@ pub enum RunnerChoice {
     Chroot,
     /// In a virtual machine
     Vm,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example: labwright plan recipes/library/debian-terminal
+
+Nothing is downloaded, made or written. Cached layers are believed by their length; a build checks their contents.")]
+pub struct Plan {
+    /// A recipe, or the directory that holds one
+    #[arg(default_value = ".", value_name = "PATH")]
+    pub path: PathBuf,
+    /// Gives a variable of the recipe another value
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
+    pub set: Vec<(String, String)>,
+    /// Fails if labwright.lock has nothing for the base
+    #[arg(long)]
+    pub locked: bool,
 }
 
 /// Arguments of `schema`.

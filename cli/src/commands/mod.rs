@@ -1,5 +1,6 @@
 //! One file for each verb: what was typed, a function, nothing clever.
 
+mod audit;
 mod base;
 mod build;
 mod build_secrets;
@@ -13,6 +14,7 @@ mod image;
 mod inspect;
 mod machine_dir;
 mod new;
+mod plan;
 mod pull;
 mod push;
 mod recipe_file;
@@ -47,6 +49,7 @@ pub fn dispatch(command: Command, context: &Context<'_>) -> Result<(), CommandEr
     match command {
         Command::New(args) => new::run(&args, context),
         Command::Check(args) => check::run(&args, context),
+        Command::Plan(args) => plan::run(&args, context),
         Command::Build(args) => build::run(&args, context),
         Command::Run(args) => run::run(&args, context),
         Command::Push(args) => push::run(&args, context),
@@ -54,6 +57,7 @@ pub fn dispatch(command: Command, context: &Context<'_>) -> Result<(), CommandEr
         Command::Copy(args) => copy::run(&args, context),
         Command::Base(verb) => base::run(&verb, context),
         Command::Inspect(args) => inspect::run(&args, context),
+        Command::Audit(args) => audit::run(&args, context),
         Command::Gc(args) => gc::run(&args, context),
         Command::Doctor(_) => doctor::run(context),
         Command::Schema(args) => schema::run(&args, context),
