@@ -16,7 +16,7 @@ use crate::key::Key;
 use crate::sources::{self, Inputs, SourceError};
 
 /// Raised whenever the same actions lead to another disk than before.
-const STEP_VERSION: u32 = 2;
+const STEP_VERSION: u32 = 3;
 
 /// How long a step may take if the recipe does not say.
 const TIME_LIMIT: Duration = Duration::from_hours(1);

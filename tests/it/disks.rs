@@ -7,13 +7,6 @@ use serde_json::Value;
 
 use crate::world::{World, can_build, files, grep, has, installed, partitions, sha256, text, tool};
 
-/// The only disk that the home keeps.
-fn only_disk(world: &World) -> std::path::PathBuf {
-    let mut disks = files(&world.home().join("disks"));
-    assert_eq!(disks.len(), 1, "{disks:?}");
-    disks.remove(0)
-}
-
 /// The names of the steps that a build ran and did not take from the cache.
 fn ran(answer: &Value) -> Vec<&str> {
     let steps = answer["steps"].as_array().unwrap().iter();
@@ -40,7 +33,7 @@ fn build_leaves_nothing_of_a_deleted_file_in_the_disk() {
     );
     world.build_well(&[]);
     assert!(grep(&world.layer("files"), &token), "the step that writes the marker has it in its layer");
-    let disk = world.disk(&only_disk(&world));
+    let disk = world.disk(&world.only_disk());
     disk.check();
     assert!(!disk.contains(&token), "the disk still has what a later step deleted");
     // The search would find it, were it there.
@@ -120,7 +113,7 @@ fn build_commands_do_no_harm_to_the_host() {
     assert!(alive, "the guest killed a process of the host");
     assert_eq!(fs_err::read_to_string(knob).unwrap(), before);
     assert_eq!(tool("uname", &["-n"]), host_name);
-    let disk = world.disk(&only_disk(&world));
+    let disk = world.disk(&world.only_disk());
     disk.check();
     assert_eq!(disk.read("/opt/broke"), "", "what the commands could do");
     assert_eq!(disk.read("/opt/ended"), "ended\n", "the commands ran to their end");
@@ -153,7 +146,7 @@ fn build_grows_the_disk_and_never_shrinks_it() {
     let world = World::new("size", "disk: {size: 1Gi}\n");
     world.build_well(&[]);
     let base = world.disk(&world.lab.path().join("r/base.qcow2"));
-    let grown = world.disk(&only_disk(&world));
+    let grown = world.disk(&world.only_disk());
     grown.check();
     assert_eq!(fs_err::metadata(&grown.raw).unwrap().len(), 1 << 30);
     assert_eq!(grown.superblock("Filesystem UUID"), base.superblock("Filesystem UUID"));
@@ -261,7 +254,7 @@ fn build_results_are_read_by_other_tools_and_have_no_clock_in_them() {
     assert_eq!(entry(&bundle.join("disk")), (107, 107, 0o555));
     assert_eq!(entry(&inside[0]), (107, 107, 0o444));
     tool("qemu-img", &["check", "-q", "-f", "qcow2", text(&inside[0])]);
-    assert_eq!(sha256(&inside[0]), sha256(&only_disk(&world)));
+    assert_eq!(sha256(&inside[0]), sha256(&world.only_disk()));
     let disk = world.disk(&inside[0]);
     assert_eq!(disk.read("/opt/packed"), "packed\n");
 

@@ -15,6 +15,7 @@ mod disks;
 mod faults;
 mod plan;
 mod remote;
+mod roots;
 mod secrets;
 mod servers;
 mod shell;

@@ -77,6 +77,23 @@ fn base() -> PathBuf {
     finished
 }
 
+/// Another base that is made of the usual one, once for a target directory. `make` gets the usual one, a directory
+/// for its work and the file to write.
+pub(crate) fn derived_base(name: &str, make: impl FnOnce(&Path, &Path, &Path)) -> PathBuf {
+    let usual = base();
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let finished = dir.join(format!("{name}.qcow2"));
+    let lock = fs_err::File::create(dir.join(format!("{name}.lock"))).unwrap().into_parts().0;
+    lock.lock().unwrap();
+    if !finished.exists() {
+        let work = tempfile::tempdir_in(dir).unwrap();
+        let disk = work.path().join("qcow2");
+        make(&usual, work.path(), &disk);
+        fs_err::rename(&disk, &finished).unwrap();
+    }
+    finished
+}
+
 /// The partitions of a raw disk as sfdisk tells them.
 pub(crate) fn partitions(raw: &Path) -> Vec<Value> {
     let table: Value = serde_json::from_slice(&tool("sfdisk", &["--json", text(raw)])).unwrap();
@@ -92,11 +109,15 @@ pub(crate) struct World {
 impl World {
     /// A recipe called `name` with `body` behind its base.
     pub(crate) fn new(name: &str, body: &str) -> Self {
+        Self::on(&base(), name, body)
+    }
+
+    /// The same on another base.
+    pub(crate) fn on(base: &Path, name: &str, body: &str) -> Self {
         let lab = Lab::new();
-        let base = base();
-        let digest = sha256(&base);
+        let digest = sha256(base);
         fs_err::create_dir(lab.path().join("r")).unwrap();
-        fs_err::copy(&base, lab.path().join("r/base.qcow2")).unwrap();
+        fs_err::copy(base, lab.path().join("r/base.qcow2")).unwrap();
         let head = format!(
             "apiVersion: labwright/v1alpha1\nkind: Recipe\nmetadata: {{name: {name}, version: 1.0.0}}\n\
              base: {{file: ./base.qcow2, digest: \"sha256:{digest}\"}}\n"
@@ -113,6 +134,13 @@ impl World {
 
     pub(crate) fn home(&self) -> PathBuf {
         self.lab.path().join("home")
+    }
+
+    /// The only disk that the home keeps.
+    pub(crate) fn only_disk(&self) -> PathBuf {
+        let mut disks = files(&self.home().join("disks"));
+        assert_eq!(disks.len(), 1, "{disks:?}");
+        disks.remove(0)
     }
 
     pub(crate) fn build(&self, more: &[&str]) -> Said {

@@ -1,6 +1,4 @@
-//! What file system a partition holds, by its superblock, and the growth of those that a root can be on.
-
-mod grow;
+//! What file system a partition holds, by its superblock, and the growth of ext4.
 
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -154,30 +152,6 @@ pub enum FilesystemError {
         /// What resize2fs said.
         source: ToolError,
     },
-    /// A mounted file system did not grow.
-    #[error("could not grow the {} file system on `{}`", kind.as_str(), mount.display())]
-    GrowMounted {
-        /// Its kind.
-        kind: FilesystemKind,
-        /// Where it is mounted.
-        mount: PathBuf,
-        /// The kernel's reason.
-        source: io::Error,
-    },
-    /// Nobody knows here how this kind grows.
-    #[error("a file system of the kind {} cannot be grown", kind.as_str())]
-    NoGrowth {
-        /// Its kind.
-        kind: FilesystemKind,
-    },
-    /// It has more blocks than there is room for.
-    #[error("the {} file system on `{}` is larger than its partition", kind.as_str(), device.display())]
-    TooLarge {
-        /// Its kind.
-        kind: FilesystemKind,
-        /// The block device.
-        device: PathBuf,
-    },
 }
 
 /// Looks for a file system in the `size` bytes from byte `offset` of a disk on. Reads at most 384 KiB.
@@ -323,44 +297,6 @@ pub fn grow_ext4(device: &Path, cancel: &Cancel) -> Result<(), FilesystemError> 
         .run(cancel)
         .map_err(|source| FilesystemError::Grow { device: device.to_owned(), source })?;
     Ok(())
-}
-
-/// Grows the mounted file system at `mount` to the end of its block device of `device_size` bytes.
-///
-/// XFS and btrfs grow only while they are mounted.
-pub fn grow_mounted(
-    kind: FilesystemKind,
-    mount: &Path,
-    device: &Path,
-    device_size: u64,
-) -> Result<(), FilesystemError> {
-    let failed = |source| FilesystemError::GrowMounted { kind, mount: mount.to_owned(), source };
-    let read = |source| FilesystemError::Read { path: device.to_owned(), source };
-    let root = File::open(mount).map_err(failed)?;
-    let disk = File::open(device).map_err(read)?;
-    match kind {
-        FilesystemKind::Xfs => {
-            let mut superblock = [0; 128];
-            disk.file().read_exact_at(&mut superblock, 0).map_err(read)?;
-            let block_size = u32::from_be_bytes(superblock[4..8].try_into().expect("four bytes"));
-            let blocks = u64::from_be_bytes(superblock[8..16].try_into().expect("eight bytes"));
-            let wanted = device_size / u64::from(block_size.max(512));
-            if wanted < blocks {
-                return Err(FilesystemError::TooLarge { kind, device: device.to_owned() });
-            }
-            if wanted > blocks {
-                grow::xfs(&root, wanted, superblock[127]).map_err(failed)?;
-            }
-            Ok(())
-        }
-        FilesystemKind::Btrfs => {
-            // A device that took another one's place has another number than 1.
-            let mut number = [0; 8];
-            disk.file().read_exact_at(&mut number, 0x10000 + 0xc9).map_err(read)?;
-            grow::btrfs(&root, u64::from_le_bytes(number)).map_err(failed)
-        }
-        kind => Err(FilesystemError::NoGrowth { kind }),
-    }
 }
 
 #[cfg(test)]

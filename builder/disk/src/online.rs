@@ -13,7 +13,8 @@ const EXT4_RESIZE: Opcode = ioctl::opcode::write::<u64>(b'f', 16);
 /// `XFS_IOC_FSGEOMETRY_V1` and `XFS_IOC_FSGROWFSDATA` of xfs_fs.h.
 const XFS_GEOMETRY: Opcode = ioctl::opcode::read::<XfsGeometry>(b'X', 100);
 const XFS_GROW: Opcode = ioctl::opcode::write::<XfsGrow>(b'X', 110);
-/// `BTRFS_IOC_RESIZE` of linux/btrfs.h.
+/// `BTRFS_IOC_FS_INFO` and `BTRFS_IOC_RESIZE` of linux/btrfs.h.
+const BTRFS_INFO: Opcode = ioctl::opcode::read::<BtrfsInfo>(0x94, 31);
 const BTRFS_RESIZE: Opcode = ioctl::opcode::write::<BtrfsVolume>(0x94, 3);
 
 /// A mounted file system that did not grow.
@@ -35,6 +36,20 @@ pub enum OnlineError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// It has more blocks than its device.
+    #[error("the {file_system} file system on `{}` is larger than its partition", target.display())]
+    TooLarge {
+        /// The kind of file system.
+        file_system: &'static str,
+        /// Where it is mounted.
+        target: PathBuf,
+    },
+    /// It lies on more than one device, of which only one is there.
+    #[error("the btrfs file system on `{}` has more than one device", target.display())]
+    Devices {
+        /// Where it is mounted.
+        target: PathBuf,
+    },
     /// A kind that cannot be grown.
     #[error("a root file system of the kind {0} cannot be grown")]
     Kind(&'static str),
@@ -42,14 +57,22 @@ pub enum OnlineError {
 
 /// Grows the file system that is mounted at `target` to the `size` in bytes of its device.
 pub fn grow(target: &Path, kind: FilesystemKind, size: u64) -> Result<(), OnlineError> {
-    let root = File::open(target).map_err(|source| OnlineError::Look { source })?;
+    let look = |source| OnlineError::Look { source };
+    let root = File::open(target).map_err(look)?;
+    let (target_path, file_system) = (|| target.to_owned(), kind.as_str());
+    if kind == FilesystemKind::Xfs && xfs_geometry(&root).map_err(look)?.bytes() > size {
+        return Err(OnlineError::TooLarge { file_system, target: target_path() });
+    }
+    if kind == FilesystemKind::Btrfs && btrfs_info(&root).map_err(look)?.devices != 1 {
+        return Err(OnlineError::Devices { target: target_path() });
+    }
     let grown = match kind {
         FilesystemKind::Ext4 => grow_ext4(&root, size),
         FilesystemKind::Xfs => grow_xfs(&root, size),
         FilesystemKind::Btrfs => grow_btrfs(&root),
         other => return Err(OnlineError::Kind(other.as_str())),
     };
-    grown.map_err(|source| OnlineError::Grow { file_system: kind.as_str(), target: target.to_owned(), source })
+    grown.map_err(|source| OnlineError::Grow { file_system, target: target_path(), source })
 }
 
 #[expect(unsafe_code, reason = "ext4 is grown by ioctl")]
@@ -59,10 +82,15 @@ fn grow_ext4(root: &File, size: u64) -> io::Result<()> {
     Ok(unsafe { ioctl::ioctl(root, Setter::<EXT4_RESIZE, u64>::new(blocks)) }?)
 }
 
-#[expect(unsafe_code, reason = "XFS is asked and grown by ioctl")]
-fn grow_xfs(root: &File, size: u64) -> io::Result<()> {
+#[expect(unsafe_code, reason = "XFS is asked by ioctl")]
+fn xfs_geometry(root: &File) -> io::Result<XfsGeometry> {
     // SAFETY: `XfsGeometry` has the size and layout of `struct xfs_fsop_geom_v1`, which the call writes.
-    let geometry = unsafe { ioctl::ioctl(root, Getter::<XFS_GEOMETRY, XfsGeometry>::new()) }?;
+    Ok(unsafe { ioctl::ioctl(root, Getter::<XFS_GEOMETRY, XfsGeometry>::new()) }?)
+}
+
+#[expect(unsafe_code, reason = "XFS is grown by ioctl")]
+fn grow_xfs(root: &File, size: u64) -> io::Result<()> {
+    let geometry = xfs_geometry(root)?;
     let blocks = size.checked_div(u64::from(geometry.block_size)).ok_or(io::ErrorKind::InvalidData)?;
     if blocks <= geometry.data_blocks {
         return Ok(());
@@ -72,10 +100,18 @@ fn grow_xfs(root: &File, size: u64) -> io::Result<()> {
     Ok(unsafe { ioctl::ioctl(root, Setter::<XFS_GROW, XfsGrow>::new(order)) }?)
 }
 
+#[expect(unsafe_code, reason = "btrfs is asked by ioctl")]
+fn btrfs_info(root: &File) -> io::Result<BtrfsInfo> {
+    // SAFETY: `BtrfsInfo` has the size and layout of `struct btrfs_ioctl_fs_info_args`, which the call writes.
+    Ok(unsafe { ioctl::ioctl(root, Getter::<BTRFS_INFO, BtrfsInfo>::new()) }?)
+}
+
 #[expect(unsafe_code, reason = "btrfs is grown by ioctl")]
 fn grow_btrfs(root: &File) -> io::Result<()> {
     let mut order = BtrfsVolume { descriptor: 0, name: [0; 4088] };
-    order.name[..3].copy_from_slice(b"max");
+    // A device that took another one's place has another number than 1.
+    let text = format!("{}:max", btrfs_info(root)?.largest_device);
+    order.name[..text.len()].copy_from_slice(text.as_bytes());
     // SAFETY: `BtrfsVolume` has the size and layout of `struct btrfs_ioctl_vol_args`, which the call reads; the name
     // ends with a NUL.
     Ok(unsafe { ioctl::ioctl(root, Setter::<BTRFS_RESIZE, BtrfsVolume>::new(order)) }?)
@@ -91,6 +127,21 @@ struct XfsGeometry {
     largest_inode_share: u32,
     data_blocks: u64,
     rest: [u64; 9],
+}
+
+impl XfsGeometry {
+    fn bytes(&self) -> u64 {
+        self.data_blocks.saturating_mul(self.block_size.into())
+    }
+}
+
+/// `struct btrfs_ioctl_fs_info_args`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct BtrfsInfo {
+    largest_device: u64,
+    devices: u64,
+    rest: [u64; 126],
 }
 
 /// `struct xfs_growfs_data`.
@@ -115,6 +166,7 @@ mod tests {
     #[test]
     fn the_kernels_structures_have_these_sizes() {
         assert_eq!((size_of::<XfsGeometry>(), size_of::<XfsGrow>(), size_of::<BtrfsVolume>()), (112, 16, 4096));
+        assert_eq!(size_of::<BtrfsInfo>(), 1024);
         assert_eq!(std::mem::offset_of!(XfsGeometry, data_blocks), 32);
     }
 

@@ -185,8 +185,11 @@ fn devices(disk: Option<&DiskInfo>) -> Result<(), StepError> {
         let file = crate::boot::device(index);
         fs_err::write(&file, "").doing("write", &file)?;
         for (kind, name) in [("uuid", &system.uuid), ("partuuid", &system.partition_uuid)] {
-            if !name.is_empty() && !name.contains('/') {
-                links.push((format!("../../labwright/{index}"), format!("/dev/disk/by-{kind}/{name}")));
+            let link = format!("/dev/disk/by-{kind}/{name}");
+            // Two subvolumes are one file system, and two file systems can have one UUID.
+            let is_new = links.iter().all(|(_, other)| *other != link);
+            if is_new && !name.is_empty() && !name.contains('/') {
+                links.push((format!("../../labwright/{index}"), link));
             }
         }
     }

@@ -123,11 +123,6 @@ impl Mounted {
         &self.root
     }
 
-    /// The block device of the root.
-    pub(super) fn root_device(&self) -> &LoopDevice {
-        &self.devices[0].node
-    }
-
     fn mounts(&self) -> impl Iterator<Item = &Mount> {
         std::iter::once(&self.root).chain(self.below.iter().map(|(mount, _)| mount))
     }

@@ -15,7 +15,7 @@ use labwright_disk::loop_device::{Access, LoopDevice};
 use labwright_disk::mount::make_rprivate;
 use labwright_disk::qcow2_writer::{self, Compression, WriteOptions};
 use labwright_disk::read_disk::ReadDisk;
-use labwright_disk::table;
+use labwright_disk::{online, table};
 use labwright_guest::audit::{self, Needles};
 use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::free_space::zero_free_space;
@@ -272,8 +272,7 @@ impl Disk {
             return Ok(());
         }
         let mounted = Mounted::root_only(raw, root, Path::new("mnt"), Access::ReadWrite)?;
-        filesystem::grow_mounted(root.filesystem.kind, Path::new("mnt"), mounted.root_device().path(), root.size)
-            .map_err(|error| Failed::base(&error))?;
+        online::grow(Path::new("mnt"), root.filesystem.kind, root.size).map_err(|error| Failed::base(&error))?;
         mounted.syncfs()?;
         mounted.close()?;
         Ok(())

@@ -5,11 +5,12 @@ use std::process::Stdio;
 
 use fs_err::File;
 use labwright_core::Cancel;
-use labwright_disk::filesystem::{FilesystemKind, grow_ext4, grow_mounted};
+use labwright_disk::filesystem::{FilesystemKind, grow_ext4};
 use labwright_disk::fstab;
 use labwright_disk::layout::{LayoutError, Root, candidates, find_root};
 use labwright_disk::loop_device::{Access, LoopDevice};
 use labwright_disk::mount::{Flags, Mount};
+use labwright_disk::online;
 use labwright_disk::table::{self, SECTOR, TableError};
 
 use crate::support::{has, has_root, prose, raw, scratch};
@@ -147,9 +148,9 @@ fn grow(path: &Path, dir: &Path) -> Root {
         grow_ext4(device.path(), &Cancel::new()).unwrap();
     } else {
         let mount = mount(&device, &root, dir);
-        grow_mounted(kind, mount.target(), device.path(), size).unwrap();
+        online::grow(mount.target(), kind, size).unwrap();
         // Once more changes nothing.
-        grow_mounted(kind, mount.target(), device.path(), size).unwrap();
+        online::grow(mount.target(), kind, size).unwrap();
         mount.syncfs().unwrap();
         mount.close().unwrap();
     }
