@@ -130,6 +130,7 @@ fn run(session: &mut Session, request: &Request) -> Result<(), Failed> {
     rustix::process::setsid().to("leave the host's session").map_err(early)?;
     space::keep_descriptors_to_ourselves().map_err(early)?;
     let bare = space::enter(request).map_err(early)?;
+    space::scope_sockets().map_err(early)?;
     space::drop_capabilities().map_err(early)?;
     if bare_only {
         return act_all(session, request, &bare);

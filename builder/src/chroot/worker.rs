@@ -19,7 +19,7 @@ use labwright_disk::table;
 use labwright_guest::audit::{self, Needles};
 use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::protocol::{self, Message};
-use labwright_host::{Invocation, Peer, Tool, become_first_process};
+use labwright_host::{Invocation, Peer, ProcessLimit, Tool, become_first_process};
 
 use super::leaks;
 use super::wire::{self, Failure, FailureKind, Flattened, INNER, Leak, OUTER, Opened, Order, Reply, Source, Step};
@@ -34,6 +34,10 @@ pub(super) const GUEST: &str = "labwright-guest";
 
 /// With less room than this, in bytes, an overlay cannot grow by the clusters and tables that one write may need.
 const LITTLE_ROOM: u64 = 1 << 20;
+
+/// How many processes and threads a step may have: a multiple of what package managers and compilers need, and little
+/// for a host. The kernel's own limit for users does not hold for root.
+const PROCESSES: u32 = 2048;
 
 pub(super) type Result<T> = std::result::Result<T, Failed>;
 
@@ -201,12 +205,18 @@ struct Disk {
     root: Root,
     work: PathBuf,
     size: ByteSize,
+    /// How many steps were run.
+    steps: usize,
     cancel: Cancel,
 }
 
 struct Mounted {
     mount: Mount,
     device: LoopDevice,
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 /// Makes the work directory the place where everything happens.
@@ -240,7 +250,7 @@ impl Disk {
         };
         let chain = Chain::open(&spec, &cancel)?;
         let root = find_root(chain.export_path(), Path::new("look")).map_err(|error| Failed::base(&error))?;
-        Ok(Self { mounted: None, chain, root, work: open.work, size: open.size, cancel })
+        Ok(Self { mounted: None, chain, root, work: open.work, size: open.size, steps: 0, cancel })
     }
 
     /// Whether free blocks can be too small to be dropped: an ext4 root with blocks below the 4 KiB of a page, to which
@@ -335,7 +345,13 @@ impl Disk {
         request.root = root;
         request.disk = Some(self.disk_info()?);
         let program = self.work.join(GUEST);
-        let mut guest = Peer::child(&program, &["step"])?;
+        let id = format!("{}-{}", file_name(&self.work), self.steps);
+        self.steps += 1;
+        let limit = ProcessLimit::new(PROCESSES, &id);
+        let mut guest = match &limit {
+            Some(limit) => Peer::limited_child(&program, &["step"], limit)?,
+            None => Peer::child(&program, &["step"])?,
+        };
         let (mut stdin, mut stdout) = guest.pipes().expect("the pipes were not taken before");
         let sources = step.sources;
         let result = client::run_step(
@@ -351,6 +367,9 @@ impl Disk {
         );
         drop(stdin);
         drop(guest);
+        if let Some(limit) = limit {
+            limit.close()?;
+        }
         let outcome = result.map_err(|error| guest_failure(&error))?;
         reports(outcome)
     }
