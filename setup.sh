@@ -205,11 +205,11 @@ cargo_tool() {
 
 tests() {
     install_packages
-    packages skopeo umoci podman buildah docker-registry nginx-light openssl python3 gnupg xz-utils
+    packages xfsprogs btrfs-progs skopeo umoci podman buildah docker-registry nginx-light openssl python3 gnupg xz-utils
     install_rust
     if [ "${CI:-}" = true ]; then
         # Here a test that lacks something fails instead of being skipped.
-        LABWRIGHT_REQUIRE=${LABWRIGHT_REQUIRE:-root,qemu,registry,nginx,oci-tools,gpg,mtools,systemd,skopeo,umoci,mmdebstrap,bootstrap,network}
+        LABWRIGHT_REQUIRE=${LABWRIGHT_REQUIRE:-root,qemu,registry,nginx,oci-tools,gpg,mtools,systemd,skopeo,umoci,mmdebstrap,bootstrap,network,xfsprogs,btrfs-progs}
         export LABWRIGHT_REQUIRE
     fi
     say "rustfmt"

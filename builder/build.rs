@@ -1,4 +1,5 @@
-//! Compiles the guest program and puts it where `include_bytes!` finds it.
+//! Compiles the guest program, and the one that has a machine around it, and puts them where `include_bytes!` finds
+//! them.
 //!
 //! The guest program runs inside the disk's own root file system, so it must not need a C library from there:
 //! it is built for the musl target where rustup has one, else statically against glibc.
@@ -12,7 +13,9 @@ fn main() {
     let manifest_dir = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
-    for input in ["guest/src", "guest/Cargo.toml", "../core/src", "../Cargo.lock"] {
+    let crates = ["guest", "appliance", "disk", "host", "../core"];
+    let inputs = crates.iter().flat_map(|dir| [format!("{dir}/src"), format!("{dir}/Cargo.toml")]);
+    for input in inputs.chain(["../Cargo.lock".to_owned()]) {
         println!("cargo::rerun-if-changed={}", manifest_dir.join(input).display());
     }
 
@@ -20,7 +23,8 @@ fn main() {
     let target_dir = out_dir.join("guest-target");
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets it"));
     cargo
-        .args(["build", "--release", "--locked", "--package", "labwright-guest", "--bin", "labwright-guest"])
+        .args(["build", "--release", "--locked"])
+        .args(["--package", "labwright-guest", "--package", "labwright-appliance", "--bins"])
         .arg("--target")
         .arg(&target)
         .arg("--target-dir")
@@ -32,10 +36,14 @@ fn main() {
         .env_remove("RUSTC_WRAPPER")
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
     let status = cargo.status().expect("cargo started this script, so it can be started");
-    assert!(status.success(), "building labwright-guest for {target} failed");
-    let program = target_dir.join(&target).join("release/labwright-guest");
-    assert!(program.is_file(), "cargo built no {}", program.display());
-    println!("cargo::rustc-env=LABWRIGHT_GUEST_PROGRAM={}", program.display());
+    assert!(status.success(), "building the guest programs for {target} failed");
+    for (program, variable) in
+        [("labwright-guest", "LABWRIGHT_GUEST_PROGRAM"), ("labwright-appliance", "LABWRIGHT_APPLIANCE_PROGRAM")]
+    {
+        let path = target_dir.join(&target).join("release").join(program);
+        assert!(path.is_file(), "cargo built no {}", path.display());
+        println!("cargo::rustc-env={variable}={}", path.display());
+    }
 }
 
 /// The musl target if its standard library is installed, else the gnu one.

@@ -148,6 +148,16 @@ impl Cache {
         Ok(cache)
     }
 
+    /// The cache in a directory that need not exist, for looking: makes and removes nothing.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// The file with these bytes that was taken from an address, if it is here.
+    pub fn find_file(&self, digest: &Digest) -> Option<PathBuf> {
+        Some(self.file_path(digest)).filter(|path| path.exists())
+    }
+
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir

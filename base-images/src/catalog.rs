@@ -269,24 +269,8 @@ impl Entry {
         context: &Context<'_>,
     ) -> Result<Base, CatalogError> {
         let Context { fetcher, cancel, .. } = *context;
-        let now = self.place(arch)?.beside(&self.place(arch)?.file);
-        let pin = lock.get(&self.name, arch).cloned();
-        if pinning == Pinning::Locked {
-            match &pin {
-                None => return Err(CatalogError::NotLocked { name: self.name.clone(), arch }),
-                Some(pin) if pin.url != now => {
-                    return Err(CatalogError::Drift {
-                        name: self.name.clone(),
-                        arch,
-                        locked: pin.url.to_string(),
-                        now: now.into(),
-                    });
-                }
-                Some(_) => {}
-            }
-        }
-        if let Some(pin) = pin {
-            let base = url_base(&self.source(arch, &pin), context).await;
+        if let Some(source) = self.pinned(arch, lock, pinning)? {
+            let base = url_base(&source, context).await;
             return base.map_err(|error| match error {
                 error @ (DownloadError::Digest { .. } | DownloadError::Length { .. }) => {
                     CatalogError::Replaced { name: self.name.clone(), arch, source: error }
@@ -308,6 +292,20 @@ impl Entry {
         };
         lock.set(&self.name, arch, pin);
         Ok(base)
+    }
+
+    /// The disk that the lock pins for the name, if it pins one; an error where [`Pinning::Locked`] asks for more.
+    pub fn pinned(&self, arch: Arch, lock: &Lock, pinning: Pinning) -> Result<Option<Source>, CatalogError> {
+        let now = self.place(arch)?.beside(&self.place(arch)?.file);
+        let pin = lock.get(&self.name, arch);
+        let (name, locked) = (|| self.name.clone(), pinning == Pinning::Locked);
+        match pin {
+            None if locked => Err(CatalogError::NotLocked { name: name(), arch }),
+            Some(pin) if locked && pin.url != now => {
+                Err(CatalogError::Drift { name: name(), arch, locked: pin.url.to_string(), now: now.into() })
+            }
+            pin => Ok(pin.map(|pin| self.source(arch, pin))),
+        }
     }
 
     fn source(&self, arch: Arch, pin: &Pin) -> Source {

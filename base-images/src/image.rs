@@ -38,6 +38,17 @@ pub struct InImage<'a> {
     pub arch: Arch,
 }
 
+impl InImage<'_> {
+    fn key(self) -> String {
+        format!("image-{}-{}-{}", self.digest.algorithm().as_str(), self.digest.hex(), self.arch)
+    }
+
+    /// The disk, if it was taken out before.
+    pub fn find(self, cache: &Cache) -> Option<Base> {
+        cache.find_name(&self.key())
+    }
+}
+
 /// Takes the disk of an image from the cache, else lets `extract` write it to a path and takes it in from there.
 ///
 /// `extract` is given a path that does not exist, checks what it writes against the image's digests, and returns the
@@ -49,7 +60,7 @@ pub fn image_base<E: From<ImageBaseError>>(
     cancel: &Cancel,
     extract: impl FnOnce(&Path) -> Result<Digest, E>,
 ) -> Result<Base, E> {
-    let key = format!("image-{}-{}-{}", of.digest.algorithm().as_str(), of.digest.hex(), of.arch);
+    let key = of.key();
     if let Some(base) = cache.find_name(&key) {
         return Ok(base);
     }

@@ -2,23 +2,23 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::Scope;
 use std::time::Duration;
 
 use labwright_base_images::DiskFormat;
-use labwright_core::{
-    ByteSize, Cancel, Cancelled, Digest, Event, ImageFacts, Mask, NamedSecret, PackageFact, Reporter,
-};
+use labwright_core::{ByteSize, Cancel, Cancelled, Event, ImageFacts, Mask, NamedSecret, PackageFact, Reporter};
 use labwright_guest::audit::Finding;
 use labwright_guest::protocol::{Bind, Report, Request};
 use labwright_recipes::resolved::Compression;
 
-use crate::chroot::session::Session;
 use crate::chroot::wire;
-use crate::chroot::{Leak, SessionError};
+use crate::chroot::{self, Leak, SessionError};
+use crate::history::History;
 use crate::home::{Home, HomeError};
-use crate::layers::{Collected, KeyLock, Layer, LayerError, Layers, file_name};
+use crate::layers::{Collected, Finished, KeyLock, Layer, LayerError, Layers, file_name, random_id};
 use crate::log::Log;
 use crate::plan::{Plan, Step, StepKind};
+use crate::runner::{Runner, Session};
 use crate::workdir::Workdir;
 
 /// Builds disks below one home directory.
@@ -35,6 +35,8 @@ pub struct BuildOptions {
     pub from: Option<StepKind>,
     /// Variables for package managers and commands (`http_proxy`), kept out of the image and of the keys.
     pub environment: Vec<(String, String)>,
+    /// Where the steps run.
+    pub runner: Runner,
     /// The values of the recipe's `build_secrets`: kept out of the image, of the keys and of everything that is told.
     pub secrets: Vec<NamedSecret>,
 }
@@ -46,8 +48,6 @@ pub struct Artifact {
     pub disk: PathBuf,
     /// What it is.
     pub facts: ImageFacts,
-    /// The digest of the file.
-    pub digest: Digest,
     /// The size of the file.
     pub file_size: ByteSize,
     /// Bytes of the disk that hold something, before compression.
@@ -183,13 +183,6 @@ impl Builder {
         &self.home
     }
 
-    /// Which steps of a plan are cached, in order. Changes nothing.
-    pub fn cached(&self, plan: &Plan) -> Result<Vec<bool>, BuildError> {
-        let layers = self.home.layers()?;
-        let found = layers.longest_prefix(&keys(plan), &plan.base.digest.to_string())?.len();
-        Ok((0..plan.steps.len()).map(|at| at < found).collect())
-    }
-
     /// Builds the disk of a plan.
     pub fn build(
         &self,
@@ -206,15 +199,40 @@ impl Builder {
         let log = Log::create(&self.home.logs(&plan.recipe.name), reporter, mask)?;
         let layers = self.home.layers()?;
         let _in_use = layers.hold()?;
-        let run = Run {
-            plan,
-            options,
-            layers: &layers,
-            log: &log,
-            cancel,
-            program: &self.program,
-            apt_cache: self.home.apt_cache()?,
-        };
+        let name = &plan.recipe.name;
+        let mut history = History::begin(plan, History::load(&self.home.history(), name).as_ref());
+        history.save(&self.home.history(), name)?;
+        let result = self.build_logged(plan, options, &layers, &log, cancel);
+        for (step, layer) in plan.steps.iter().zip(layers.longest_prefix(&keys(plan), &plan.base.digest.to_string())?) {
+            history.finished(step.kind, layer.size);
+        }
+        if let Ok(artifact) = &result {
+            history.file_size = Some(artifact.file_size.bytes());
+        }
+        if let Err(error) = history.save(&self.home.history(), name) {
+            // It only helps people; a built disk is worth more.
+            log.event(Event::Warning(format!("could not write down what was built: {error}")));
+        }
+        result
+    }
+
+    /// Notes that the result of a plan is there, as if it had been built just now.
+    pub fn remember(&self, plan: &Plan) -> Result<(), BuildError> {
+        let (dir, name) = (self.home.history(), &plan.recipe.name);
+        let mut history = History::begin(plan, History::load(&dir, name).as_ref());
+        history.all_finished();
+        Ok(history.save(&dir, name)?)
+    }
+
+    fn build_logged(
+        &self,
+        plan: &Plan,
+        options: &BuildOptions,
+        layers: &Layers,
+        log: &Log<'_>,
+        cancel: &Cancel,
+    ) -> Result<Artifact, BuildError> {
+        let run = Run { plan, options, layers, log, cancel, program: &self.program, apt_cache: self.home.apt_cache()? };
         run.forget()?;
         let mut cached = None;
         loop {
@@ -229,7 +247,6 @@ impl Builder {
                 return Ok(Artifact {
                     disk: work.path().join(DISK),
                     facts,
-                    digest: flattened.digest,
                     file_size: ByteSize::from_bytes(flattened.file_size),
                     data_size: ByteSize::from_bytes(flattened.data),
                     steps,
@@ -256,7 +273,7 @@ impl Builder {
             size: disk.size,
             secrets: secrets.to_vec(),
         };
-        let findings = Session::audit(&self.program, order, reporter, cancel)?;
+        let findings = chroot::session::Session::audit(&self.program, order, reporter, cancel)?;
         work.close()?;
         Ok(findings)
     }
@@ -342,6 +359,17 @@ impl Run<'_> {
     /// Builds on top of `found`. Returns none if somebody else built the next step meanwhile: then a new try starts
     /// from there.
     fn attempt(&self, work: &Workdir, found: &[Layer]) -> Result<Option<wire::Flattened>, BuildError> {
+        // Finished layers are hashed and written through while the next steps run.
+        std::thread::scope(|scope| self.attempt_storing(scope, work, found))
+    }
+
+    fn attempt_storing<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        work: &Workdir,
+        found: &[Layer],
+    ) -> Result<Option<wire::Flattened>, BuildError> {
+        let mut storing = Vec::new();
         let mut number = 0;
         let mut top = overlay_name(number);
         for (step, layer) in self.plan.steps.iter().zip(found) {
@@ -352,7 +380,7 @@ impl Run<'_> {
         let mut parent = found.last().map_or_else(|| self.base_id(), |layer| layer.id.clone());
         let mut session = self.open(work, found, &top)?;
         for step in &self.plan.steps[found.len()..] {
-            let _lock = self.lock(step)?;
+            let lock = self.lock(step)?;
             if self.layers.find(&step.key, &parent)?.is_some() {
                 return Ok(None);
             }
@@ -363,16 +391,37 @@ impl Run<'_> {
             number += 1;
             let next = overlay_name(number);
             session
-                .commit(Path::new(&next), file_name(&step.key), step.kind == StepKind::Seal, self.log, self.cancel)
+                .commit(Path::new(&next), file_name(&step.key), self.log, self.cancel)
                 .map_err(|source| self.failed(step.kind, source))?;
             let file = work.path().join(&top);
-            let layer = self.layers.store(&step.key, step.kind.as_str(), &parent, &file, reports, self.cancel)?;
-            parent = layer.id;
+            let outcome = ByteSize::from_bytes(fs_err::metadata(&file)?.len()).human();
+            let id = random_id();
+            let finished = Finished {
+                key: step.key.clone(),
+                step: step.kind.as_str(),
+                id: id.clone(),
+                parent: std::mem::replace(&mut parent, id),
+                file,
+                reports,
+            };
+            storing.push(scope.spawn(move || {
+                let _until_it_is_a_layer = lock;
+                self.layers.store(finished, self.cancel)
+            }));
             top = next;
-            let outcome = ByteSize::from_bytes(layer.size).human();
             self.log.event(Event::Finished { step: name, outcome });
         }
-        self.search(&mut session)?;
+        let leaks = self.search(&mut session)?;
+        if !leaks.is_empty() {
+            // A layer that is stored only now would stay.
+            for stored in storing {
+                stored.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            }
+            for step in self.plan.steps.iter().skip_while(|step| step.secrets.is_empty()) {
+                self.layers.remove(&step.key)?;
+            }
+            return Err(BuildError::Leaked { leaks, log: self.log.path().to_owned() });
+        }
         self.log.event(Event::Started { step: "compress".to_owned() });
         let compression = match self.plan.recipe.compression {
             Compression::Zstd => wire::Compression::Zstd,
@@ -383,6 +432,9 @@ impl Run<'_> {
             .flatten(&work.path().join(DISK), compression, self.log, self.cancel)
             .map_err(|source| self.broken(source))?;
         session.close(self.log).map_err(|source| self.broken(source))?;
+        for stored in storing {
+            stored.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
         let size = ByteSize::from_bytes(flattened.file_size).human();
         let data = ByteSize::from_bytes(flattened.data).human();
         let outcome = format!("{data} of data in {size}");
@@ -400,8 +452,8 @@ impl Run<'_> {
             backing: found.last().map_or_else(|| "base".to_owned(), |layer| file_name(&layer.key)),
             size: self.plan.size,
         };
-        let (session, opened) =
-            Session::open(self.program, open, self.log, self.cancel).map_err(|source| self.broken(source))?;
+        let (session, opened) = Session::open(&self.options.runner, self.program, open, self.log, self.cancel)
+            .map_err(|source| self.broken(source))?;
         tracing::debug!(root = %opened.root, "the disk is open");
         Ok(session)
     }
@@ -416,11 +468,11 @@ impl Run<'_> {
         }
     }
 
-    /// Makes sure that the finished disk holds none of the secrets; otherwise nothing that may hold them stays cached.
-    fn search(&self, session: &mut Session) -> Result<(), BuildError> {
+    /// Where the finished disk holds any of the secrets.
+    fn search(&self, session: &mut Session) -> Result<Vec<Leak>, BuildError> {
         const SEARCH: &str = "search for secrets";
         if self.options.secrets.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.log.event(Event::Started { step: SEARCH.to_owned() });
         let leaks = session
@@ -428,12 +480,8 @@ impl Run<'_> {
             .map_err(|source| self.broken(source))?;
         if leaks.is_empty() {
             self.log.event(Event::Finished { step: SEARCH.to_owned(), outcome: "none found".to_owned() });
-            return Ok(());
         }
-        for step in self.plan.steps.iter().skip_while(|step| step.secrets.is_empty()) {
-            self.layers.remove(&step.key)?;
-        }
-        Err(BuildError::Leaked { leaks, log: self.log.path().to_owned() })
+        Ok(leaks)
     }
 
     fn run_step(&self, session: &mut Session, step: &Step) -> Result<Vec<serde_json::Value>, BuildError> {

@@ -20,3 +20,6 @@ pub(crate) fn write_to(path: &Path) -> io::Result<()> {
     fs_err::write(path, PROGRAM)?;
     fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o755))
 }
+
+/// The same program with what the first process of a machine does.
+pub(crate) static APPLIANCE: &[u8] = include_bytes!(env!("LABWRIGHT_APPLIANCE_PROGRAM"));

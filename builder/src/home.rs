@@ -11,7 +11,9 @@ use crate::layers::Layers;
 /// HOME/bases/        base disks, by digest (labwright-base-images)
 /// HOME/layers/       the step cache
 /// HOME/apt/          packages that were fetched
+/// HOME/appliance/    kernels for the machines of the vm runner, by digest
 /// HOME/logs/NAME/    the last builds of each recipe
+/// HOME/history/      what the last build of each recipe was made of
 /// HOME/work/         half-made things; swept by the next build
 /// HOME/store/        finished images, an OCI image layout (labwright-registry)
 /// ```
@@ -58,12 +60,16 @@ impl Home {
         self.dir.join("logs").join(name)
     }
 
+    pub(crate) fn history(&self) -> PathBuf {
+        history(&self.dir)
+    }
+
     pub(crate) fn work(&self) -> PathBuf {
         self.dir.join("work")
     }
 
     pub(crate) fn layers(&self) -> io::Result<Layers> {
-        Layers::open(self.dir.join("layers"))
+        Layers::open(layers(&self.dir))
     }
 
     pub(crate) fn apt_cache(&self) -> io::Result<PathBuf> {
@@ -72,4 +78,14 @@ impl Home {
         fs_err::create_dir_all(dir.join("partial"))?;
         Ok(dir)
     }
+}
+
+/// Where the step cache is below a home that need not exist.
+pub(crate) fn layers(home: &Path) -> PathBuf {
+    home.join("layers")
+}
+
+/// Where the histories are below a home that need not exist.
+pub(crate) fn history(home: &Path) -> PathBuf {
+    home.join("history")
 }

@@ -47,6 +47,36 @@ pub(crate) struct Layer {
     pub(crate) reports: Vec<serde_json::Value>,
 }
 
+/// An overlay that a step has finished and that is no layer yet.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// The step's key.
+    pub(crate) key: Key,
+    /// The step's name.
+    pub(crate) step: &'static str,
+    /// The id that the layer will have; see [`random_id`].
+    pub(crate) id: String,
+    /// The id of the layer below, or the digest of the base.
+    pub(crate) parent: String,
+    /// The overlay.
+    pub(crate) file: PathBuf,
+    /// What the step reported.
+    pub(crate) reports: Vec<serde_json::Value>,
+}
+
+/// What there is for a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// A layer that fits.
+    Here(Layer),
+    /// Nothing.
+    Absent,
+    /// Something that is not what was stored.
+    Damaged,
+    /// A layer that stands on another one.
+    OtherParent,
+}
+
 /// Why the cache failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
@@ -79,6 +109,11 @@ impl Layers {
         Ok(Self { dir })
     }
 
+    /// The cache in a directory that need not exist, for looking only.
+    pub(crate) fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
     pub(crate) fn path(&self, key: &Key) -> PathBuf {
         self.dir.join(file_name(key))
     }
@@ -89,19 +124,33 @@ impl Layers {
 
     /// The layer of a key, if it is there and fits on `parent`.
     pub(crate) fn find(&self, key: &Key, parent: &str) -> io::Result<Option<Layer>> {
+        match self.look(key, parent)? {
+            Look::Here(layer) => Ok(Some(layer)),
+            Look::Absent | Look::Damaged | Look::OtherParent => Ok(None),
+        }
+    }
+
+    /// The layer of a key, or why there is none. Looks at lengths, not at contents.
+    pub(crate) fn look(&self, key: &Key, parent: &str) -> io::Result<Look> {
         let text = match fs_err::read(self.record_path(key)) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Absent),
             Err(error) => return Err(error),
         };
         // A record that cannot be read is one of another version or a damaged one: not a hit either way.
-        let Ok(layer) = serde_json::from_slice::<Layer>(&text) else { return Ok(None) };
+        let Ok(layer) = serde_json::from_slice::<Layer>(&text) else { return Ok(Look::Damaged) };
         let size = match fs_err::metadata(self.path(key)) {
             Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Absent),
             Err(error) => return Err(error),
         };
-        Ok((layer.key == *key && layer.parent == parent && layer.size == size).then_some(layer))
+        Ok(if layer.key != *key || layer.size != size {
+            Look::Damaged
+        } else if layer.parent == parent {
+            Look::Here(layer)
+        } else {
+            Look::OtherParent
+        })
     }
 
     /// The layers of the longest prefix of `keys` that is present, bottom first.
@@ -128,35 +177,22 @@ impl Layers {
         file.file().set_modified(SystemTime::now())
     }
 
-    /// Takes the finished overlay `file` in as the layer of `key`. The caller holds the key's lock.
+    /// Takes a finished overlay in as the layer of its key. The caller holds the key's lock.
     ///
     /// The data is on disk before the record is, and the record before this returns: a crash leaves a file without a
-    /// record, which is no layer.
-    pub(crate) fn store(
-        &self,
-        key: &Key,
-        step: &str,
-        parent: &str,
-        file: &Path,
-        reports: Vec<serde_json::Value>,
-        cancel: &Cancel,
-    ) -> Result<Layer, LayerError> {
-        let digest = hash_file(file, cancel)?;
-        let opened = fs_err::File::open(file)?;
+    /// record, which is no layer. A child may be stored before its parent: it is no hit until the parent is there.
+    pub(crate) fn store(&self, finished: Finished, cancel: &Cancel) -> Result<Layer, LayerError> {
+        let Finished { key, step, id, parent, file, reports } = finished;
+        let digest = hash_file(&file, cancel)?;
+        let opened = fs_err::File::open(&file)?;
         opened.sync_all()?;
-        let layer = Layer {
-            key: key.clone(),
-            step: step.to_owned(),
-            id: random_id(),
-            parent: parent.to_owned(),
-            size: opened.metadata()?.len(),
-            digest,
-            reports,
-        };
+        let size = opened.metadata()?.len();
         drop(opened);
+        let layer = Layer { key, step: step.to_owned(), id, parent, size, digest, reports };
+        let key = &layer.key;
         // An older record must never vouch for the new file.
         remove_if_there(&self.record_path(key))?;
-        fs_err::rename(file, self.path(key))?;
+        fs_err::rename(&file, self.path(key))?;
         let mut record = tempfile::NamedTempFile::new_in(&self.dir)?;
         serde_json::to_writer_pretty(&mut record, &layer).map_err(io::Error::from)?;
         record.as_file().sync_all()?;
@@ -282,7 +318,8 @@ fn is_old(path: &Path) -> io::Result<bool> {
     Ok(fs_err::metadata(path)?.modified()?.elapsed().is_ok_and(|age| age > Duration::from_hours(1)))
 }
 
-fn random_id() -> String {
+/// A new layer's id.
+pub(crate) fn random_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
 
@@ -323,7 +360,9 @@ mod tests {
     fn add(layers: &Layers, seed: &str, parent: &str, bytes: usize) -> Layer {
         let file = layers.dir.join("new");
         fs_err::write(&file, vec![7; bytes]).unwrap();
-        layers.store(&key(seed), seed, parent, &file, Vec::new(), &Cancel::new()).unwrap()
+        let (id, parent) = (random_id(), parent.to_owned());
+        let finished = Finished { key: key(seed), step: "packages", id, parent, file, reports: Vec::new() };
+        layers.store(finished, &Cancel::new()).unwrap()
     }
 
     fn cache() -> (tempfile::TempDir, Layers) {

@@ -4,7 +4,8 @@
 //! the user. What is made where, in which order, is decided here; how a disk is handled is `labwright-disk`'s matter
 //! and what runs inside it `labwright-guest`'s.
 //!
-//! Main types: [`Plan`] (steps as data), [`Builder`] (carries it out), [`Artifact`] (a finished disk).
+//! Main types: [`Plan`] (steps as data), [`Builder`] (carries it out), [`Artifact`] (a finished disk), [`Forecast`] (what
+//! a build would do).
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,21 +25,30 @@ mod apt;
 mod chroot;
 mod dns;
 mod engine;
+mod forecast;
 mod guest_program;
+mod history;
 mod home;
+mod inputs;
 mod key;
+mod layer_files;
 mod layers;
 mod log;
 mod plan;
+mod runner;
 mod sources;
+mod vm;
 mod workdir;
 
 pub use chroot::{FailureKind, Leak, SessionError, run_if_asked as run_worker_if_asked};
 pub use engine::{Artifact, AuditError, BuildError, BuildOptions, Builder, DiskToAudit};
+pub use forecast::{Forecast, Known, Reason, Size, SizeFrom, StepForecast, forecast};
 pub use home::{Home, HomeError};
 pub use key::Key;
 pub use labwright_base_images::DiskFormat;
 pub use labwright_guest::audit::{Finding, Severity};
 pub use layers::{Collected, LayerError};
 pub use plan::{Plan, PlanError, Step, StepKind};
+pub use runner::Runner;
 pub use sources::SourceError;
+pub use vm::{ApplianceError, VmError, VmRunner};

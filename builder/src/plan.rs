@@ -5,12 +5,13 @@ use std::time::Duration;
 use labwright_base_images::Base;
 use labwright_cloud_init::{FrontDoor, GuestConfig, InvalidFrontDoor, Terminal, front_door};
 use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, GuestPath, ImageFacts, PackageFact};
-use labwright_guest::protocol::{Action, AptFile, Command, Owner, User};
+use labwright_guest::protocol::{Action, AptFile, Command, Fallback, Owner, User};
 use labwright_recipes::resolved::{self, AccessSpec, AptKey, FRONT_DOOR_PORT, FileSource, Package, Recipe, Ttyd};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::chroot::wire::Source;
 use crate::guest_program;
+use crate::inputs::{self, Input};
 use crate::key::Key;
 use crate::sources::{self, Inputs, SourceError};
 
@@ -35,7 +36,7 @@ pub struct Plan {
 }
 
 /// A kind of step. Their order here is the order in which they run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepKind {
     /// Grows the disk.
@@ -93,6 +94,8 @@ pub struct Step {
     pub(crate) sources: Vec<Source>,
     /// The names of the secrets that it may read.
     pub(crate) secrets: Vec<String>,
+    /// Everything that the key depends on besides the key before, by name.
+    pub(crate) inputs: Vec<Input>,
     pub(crate) network: bool,
     pub(crate) time_limit: Duration,
 }
@@ -152,6 +155,7 @@ impl Plan {
                 actions: Vec::new(),
                 sources: Vec::new(),
                 secrets: Vec::new(),
+                inputs: vec![Input::new("disk size", size.to_string().as_bytes())],
                 network: false,
                 time_limit: TIME_LIMIT,
             });
@@ -172,6 +176,11 @@ impl Plan {
     /// The steps, in order.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// The architecture.
+    pub fn arch(&self) -> Arch {
+        self.arch
     }
 
     /// The base.
@@ -231,12 +240,14 @@ impl Chain {
         let keyed = format!("{}\n{text}", guest_program::digest());
         self.key = self.key.next(kind.as_str(), STEP_VERSION, &keyed);
         self.inputs.push(text);
+        let named = inputs::named(&inputs);
         self.steps.push(Step {
             kind,
             key: self.key.clone(),
             actions: inputs.actions,
             sources: inputs.sources,
             secrets: inputs.secrets,
+            inputs: named,
             network,
             time_limit: time_limit.unwrap_or(TIME_LIMIT),
         });
@@ -280,9 +291,6 @@ fn packages(recipe: &Recipe, door: Option<&GuestConfig>) -> Result<Inputs, PlanE
         };
         inputs.actions.push(Action::AptSource { name: source.name.clone(), source: source.line.clone(), key });
     }
-    if recipe.package_update {
-        inputs.actions.push(Action::AptUpdate);
-    }
     let mut names: Vec<String> = Vec::new();
     let mut files = Vec::new();
     for package in &recipe.packages {
@@ -304,11 +312,15 @@ fn packages(recipe: &Recipe, door: Option<&GuestConfig>) -> Result<Inputs, PlanE
     if recipe.timezone.is_some() {
         names.push("tzdata".to_owned());
     }
-    if !names.is_empty() || !files.is_empty() {
-        inputs.actions.push(Action::AptInstall { packages: names, files });
-    }
+    let mut fallbacks = Vec::new();
     if recipe.access.iter().any(|access| matches!(access.spec, AccessSpec::Terminal { ttyd: None, .. })) {
-        inputs.actions.push(Action::AptInstallOr { package: "ttyd".to_owned(), suite: TTYD_SUITE.to_owned() });
+        fallbacks.push(Fallback { package: "ttyd".to_owned(), suite: TTYD_SUITE.to_owned() });
+    }
+    if !names.is_empty() || !files.is_empty() || !fallbacks.is_empty() {
+        // It fetches the lists itself.
+        inputs.actions.push(Action::AptInstall { packages: names, files, fallbacks });
+    } else if recipe.package_update {
+        inputs.actions.push(Action::AptUpdate);
     }
     Ok(inputs)
 }

@@ -58,6 +58,11 @@ impl Settings {
         self.home.join("machines")
     }
 
+    /// Kernels for the machines in which images are built.
+    pub fn appliance(&self) -> PathBuf {
+        self.home.join("appliance")
+    }
+
     /// What was found out about the processor's virtualisation.
     pub fn kvm_probe(&self) -> PathBuf {
         self.home.join("kvm.json")

@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "labwright-builder",
         &[
+            "labwright-appliance",
             "labwright-base-images",
             "labwright-cloud-init",
             "labwright-core",
@@ -31,8 +32,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "labwright-guest",
             "labwright-host",
             "labwright-recipes",
+            "labwright-vm",
         ],
     ),
+    ("labwright-appliance", &["labwright-disk", "labwright-guest"]),
     ("labwright-base-images", &["labwright-core", "labwright-disk", "labwright-host"]),
     ("labwright-disk", &["labwright-core", "labwright-host"]),
     ("labwright-vm", &["labwright-core", "labwright-host"]),

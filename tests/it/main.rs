@@ -13,6 +13,7 @@ mod basics;
 mod boot;
 mod disks;
 mod faults;
+mod plan;
 mod remote;
 mod secrets;
 mod servers;

@@ -137,6 +137,11 @@ impl Bootstrap {
         PACKAGES.iter().chain(self.suite.own_packages()).copied().collect()
     }
 
+    /// The image made earlier, if it is in the cache.
+    pub fn find(self, cache: &Cache) -> Option<Base> {
+        cache.find_name(&self.key())
+    }
+
     /// Drops the made image from the cache's names, so that the next [`bootstrap`] makes it from today's packages.
     pub fn forget(&self, cache: &Cache) -> Result<(), CacheError> {
         cache.forget_name(&self.key())

@@ -133,13 +133,24 @@ impl fmt::Debug for Context<'_> {
     }
 }
 
+impl Source {
+    fn key(&self) -> String {
+        format!("download-{}-{}", self.digest.algorithm().as_str(), self.digest.hex())
+    }
+
+    /// The disk, if the file at the address was taken before.
+    pub fn find(&self, cache: &Cache) -> Option<Base> {
+        cache.find_name(&self.key())
+    }
+}
+
 /// Takes a disk from an address, or from the cache if a file with this digest was taken before.
 ///
 /// A download that breaks is resumed, by this run or by the next, if the server proves that it still has the same
 /// file. Nothing is unpacked or inspected before its digest is right.
 pub async fn url_base(source: &Source, context: &Context<'_>) -> Result<Base, DownloadError> {
     let Context { fetcher, cache, reporter, cancel } = *context;
-    let key = format!("download-{}-{}", source.digest.algorithm().as_str(), source.digest.hex());
+    let key = source.key();
     if let Some(base) = cache.find_name(&key) {
         return Ok(base);
     }

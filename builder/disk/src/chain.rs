@@ -269,7 +269,7 @@ impl Chain {
     }
 
     /// Puts the empty overlay `new_top` on top; the raw file follows. Returns the path of the overlay that is now
-    /// finished, whole and on the disk. It may be renamed at once, also while the chain is in use.
+    /// finished and whole; who keeps it syncs it. It may be renamed at once, also while the chain is in use.
     ///
     /// What was mounted from the raw file must be synced and unmounted before. `new_top` must have been made with
     /// the size of the disk and the final name of the finished overlay as its backing file.
@@ -285,7 +285,6 @@ impl Chain {
             return Err(error);
         }
         self.top = Some(absolute(new_top)?);
-        sync(&finished)?;
         Ok(finished)
     }
 

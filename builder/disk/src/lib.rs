@@ -1,11 +1,12 @@
 //! How disks are handled: looked at, chained, shown, mounted, grown and written.
 //!
 //! - [`inspect`] refuses what no tool should open, before any does.
-//! - [`chain`] shows qcow2 overlays as one raw file; [`loop_device`] makes a block device of one partition of it, and
+//! - [`chain_reader`] reads qcow2 overlays as one disk; [`chain`] shows them as one raw file that can be written to; [`loop_device`] makes a block device of one partition of it, and
 //!   [`mount`] mounts that.
 //! - [`table`] reads, creates and grows partition tables; [`filesystem`] recognises and grows file systems;
-//!   [`layout`] finds the root.
-//! - [`data`] reads what a disk holds without its holes.
+//!   [`layout`] finds the root, and by its [`fstab`] what belongs below it.
+//! - [`online`] grows file systems while they are mounted.
+//! - [`read_disk`] reads what a disk holds without its holes.
 //! - [`qcow2_writer`] writes the finished disk, compressed and reproducible.
 //!
 //! This crate never decides what a disk is for: it knows no recipe, no cache, no cloud-init. It never follows a name
@@ -21,14 +22,19 @@
 //! ```
 
 pub mod chain;
-pub mod data;
+#[cfg(feature = "writer")]
+pub mod chain_reader;
 pub mod filesystem;
+pub mod fstab;
 pub mod inspect;
 pub mod layout;
 pub mod loop_device;
 pub mod mount;
+pub mod online;
+#[cfg(feature = "writer")]
 pub mod qcow2_writer;
 mod qmp;
+pub mod read_disk;
 pub mod table;
 
 /// Adds the path to an error of a call that fs-err does not wrap.

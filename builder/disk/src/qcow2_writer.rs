@@ -8,18 +8,16 @@ mod encode;
 mod layout;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Condvar, Mutex};
 use std::thread;
 
-use fs_err::File;
-use labwright_core::{Algorithm, Cancel, Cancelled, Digest, Hasher};
+use labwright_core::{Cancel, Cancelled};
 
-use crate::named;
+use crate::read_disk::ReadDisk;
 use encode::{Cluster, Encoder};
 use layout::Layout;
 
@@ -64,8 +62,6 @@ pub struct Written {
     pub file_size: u64,
     /// How many bytes of the disk were in clusters that are not all zero.
     pub data_size: u64,
-    /// The SHA-256 of the file.
-    pub digest: Digest,
 }
 
 /// A disk that could not be written.
@@ -78,10 +74,8 @@ pub enum WriteError {
         source: io::Error,
     },
     /// The raw disk ends too early.
-    #[error("the raw disk `{}` has {found} bytes, not {size}", path.display())]
+    #[error("the disk to write has {found} bytes, not {size}")]
     Short {
-        /// The raw disk.
-        path: PathBuf,
         /// Bytes in it.
         found: u64,
         /// Bytes that were asked for.
@@ -124,9 +118,9 @@ struct Batch {
 
 /// Writes the first `size` bytes of `source` to `destination`, which appears whole and at once.
 ///
-/// Holes of `source` are skipped. `progress` gets the bytes of the disk that are done, and `size`.
+/// It need not have reached the medium yet: who keeps it syncs it. Holes of `source` are skipped. `progress` gets the bytes of the disk that are done, and `size`.
 pub fn write_qcow2(
-    source: &File,
+    source: &dyn ReadDisk,
     size: u64,
     destination: &Path,
     options: WriteOptions,
@@ -136,10 +130,9 @@ pub fn write_qcow2(
     if size == 0 || !size.is_multiple_of(512) || size > layout::LARGEST_DISK {
         return Err(WriteError::Size { size });
     }
-    let found = rustix::fs::seek(source, rustix::fs::SeekFrom::End(0))
-        .map_err(|error| WriteError::Read { source: named(source, &error.into()) })?;
+    let found = source.size().map_err(|source| WriteError::Read { source })?;
     if found < size {
-        return Err(WriteError::Short { path: source.path().to_owned(), found, size });
+        return Err(WriteError::Short { found, size });
     }
     let write = |source| WriteError::Write { path: destination.to_owned(), source };
     let directory = match destination.parent() {
@@ -156,19 +149,15 @@ pub fn write_qcow2(
 
     let layout = Layout::new(temporary.as_file(), size, options.compression);
     let (file_size, data_size) = fill(source, size, layout, options, progress, cancel, &write)?;
-    // The header comes first in the hash and last in time, so the file is read once more, from memory mostly.
-    let digest = hash(temporary.as_file(), cancel, &write)?;
-    temporary.as_file().sync_all().map_err(write)?;
     temporary.persist(destination).map_err(|error| write(error.error))?;
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(write)?;
-    Ok(Written { file_size, data_size, digest })
+    Ok(Written { file_size, data_size })
 }
 
 /// How the name of an unfinished file begins. It stays behind only after SIGKILL or a loss of power.
 pub const PARTIAL_PREFIX: &str = ".labwright-partial-";
 
 fn fill(
-    source: &File,
+    source: &dyn ReadDisk,
     size: u64,
     mut layout: Layout<'_>,
     options: WriteOptions,
@@ -226,7 +215,7 @@ fn store(
 
 /// Hands out the batches that have data in them, never more than the window ahead of the writer.
 struct Queue<'a> {
-    source: &'a File,
+    source: &'a dyn ReadDisk,
     size: u64,
     state: Mutex<State>,
     changed: Condvar,
@@ -246,7 +235,7 @@ struct State {
 }
 
 impl<'a> Queue<'a> {
-    fn new(source: &'a File, size: u64) -> Self {
+    fn new(source: &'a dyn ReadDisk, size: u64) -> Self {
         Self { source, size, state: Mutex::default(), changed: Condvar::new() }
     }
 
@@ -259,8 +248,8 @@ impl<'a> Queue<'a> {
             return Ok(None);
         }
         if state.data.end <= state.next {
-            let found = crate::data::next_data(self.source, state.next, self.size);
-            let Some(data) = found.map_err(|error| WriteError::Read { source: named(self.source, &error) })? else {
+            let next = self.source.next_data(state.next).map_err(|source| WriteError::Read { source })?;
+            let Some(data) = next else {
                 state.next = self.size;
                 return Ok(None);
             };
@@ -305,17 +294,14 @@ fn work(queue: &Queue<'_>, compression: Compression, sender: &Sender<Result<Batc
 }
 
 fn encode(
-    source: &File,
+    source: &dyn ReadDisk,
     begin: u64,
     end: u64,
     buffer: &mut [u8],
     encoder: &mut Encoder,
 ) -> Result<Vec<(u64, Cluster)>, WriteError> {
     let length = usize::try_from(end - begin).expect("a batch is small");
-    source
-        .file()
-        .read_exact_at(&mut buffer[..length], begin)
-        .map_err(|error| WriteError::Read { source: named(source, &error) })?;
+    source.read_exact_at(&mut buffer[..length], begin).map_err(|source| WriteError::Read { source })?;
     // The last cluster of the disk may be cut off.
     let padded = length.next_multiple_of(CLUSTER);
     buffer[length..padded].fill(0);
@@ -332,20 +318,4 @@ fn encode(
 fn is_zero(bytes: &[u8]) -> bool {
     // Comparing a slice with itself moved by one is a single memcmp, fast without optimisation too.
     bytes[0] == 0 && bytes[..bytes.len() - 1] == bytes[1..]
-}
-
-fn hash(file: &std::fs::File, cancel: &Cancel, write: &dyn Fn(io::Error) -> WriteError) -> Result<Digest, WriteError> {
-    let mut hasher = Hasher::new(Algorithm::Sha256);
-    let mut reader = file;
-    rustix::fs::seek(file, rustix::fs::SeekFrom::Start(0)).map_err(|error| write(error.into()))?;
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        cancel.check()?;
-        match reader.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.finish()),
-            Ok(count) => hasher.update(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(write(error)),
-        }
-    }
 }

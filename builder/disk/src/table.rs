@@ -42,6 +42,8 @@ pub struct Partitions {
     pub scheme: Scheme,
     /// The disk's own GUID, in a GPT.
     pub disk_guid: Option<Guid>,
+    /// The disk's own number, in an MBR that has one.
+    pub disk_signature: Option<u32>,
     /// By number.
     pub partitions: Vec<Partition>,
 }
@@ -50,6 +52,25 @@ impl Partitions {
     /// The partition with this number.
     pub fn get(&self, number: u32) -> Option<&Partition> {
         self.partitions.iter().find(|partition| partition.number == number)
+    }
+
+    /// The PARTUUID of a partition as Linux writes it: its GUID, or in an MBR the disk's number and its own.
+    pub fn part_uuid(&self, number: u32) -> Option<String> {
+        let partition = self.get(number)?;
+        match partition.unique_guid {
+            Some(guid) => Some(guid.to_string()),
+            None => self.disk_signature.map(|signature| format!("{signature:08x}-{number:02x}")),
+        }
+    }
+
+    /// The extended partition that a partition lies in, if it is a logical one.
+    fn around(&self, inner: &Partition) -> Option<&Partition> {
+        self.partitions.iter().find(|outer| {
+            inner.number > 4
+                && outer.is_extended()
+                && outer.start_sector <= inner.start_sector
+                && outer.end_sector() >= inner.start_sector
+        })
     }
 }
 
@@ -83,8 +104,25 @@ impl Partition {
         self.sectors * SECTOR
     }
 
+    /// Whether it only holds logical partitions.
+    pub fn is_extended(&self) -> bool {
+        matches!(self.kind, PartitionKind::Byte(kind) if mbr::is_extended(kind))
+    }
+
     fn end_sector(&self) -> u64 {
         self.start_sector + self.sectors - 1
+    }
+
+    /// Its number and, where the table tells, what it is.
+    fn described(&self) -> String {
+        let what = match self.kind {
+            PartitionKind::Guid(Guid::SWAP) | PartitionKind::Byte(0x82) => "swap",
+            PartitionKind::Guid(Guid::EFI_SYSTEM) | PartitionKind::Byte(0xef) => "the EFI system partition",
+            PartitionKind::Guid(Guid::BIOS_BOOT) => "GRUB's own",
+            PartitionKind::Byte(kind) if mbr::is_extended(kind) => "the extended one",
+            PartitionKind::Guid(_) | PartitionKind::Byte(_) => self.name.as_str(),
+        };
+        if what.is_empty() { self.number.to_string() } else { format!("{} ({what})", self.number) }
     }
 }
 
@@ -129,16 +167,8 @@ pub enum TableError {
         path: PathBuf,
         /// The partition to grow.
         number: u32,
-        /// One behind it.
-        behind: u32,
-    },
-    /// A logical partition of an MBR.
-    #[error("partition {number} of `{}` is a logical partition, which cannot grow", path.display())]
-    Logical {
-        /// The disk.
-        path: PathBuf,
-        /// The number.
-        number: u32,
+        /// The first one behind it: its number, and what it is.
+        behind: String,
     },
     /// No table to grow a partition in.
     #[error("`{}` has no partition table", path.display())]
@@ -229,42 +259,46 @@ pub fn read(disk: &File) -> Result<Partitions, TableError> {
     Ok(mbr::read(disk, &mbr, sectors)?.unwrap_or(Partitions {
         scheme: Scheme::None,
         disk_guid: None,
+        disk_signature: None,
         partitions: Vec::new(),
     }))
 }
 
 /// Extends partition `number` to the end of a disk that has been enlarged to `disk_sectors`, and returns it.
 ///
-/// Every other field of every partition stays as it is. In a GPT the backup moves to the new end. Refuses where
-/// another partition lies behind it, whatever their numbers.
+/// Every other field of every partition stays as it is. In a GPT the backup moves to the new end; in an MBR the
+/// extended partition grows with the logical one in it. Refuses where another partition lies behind it, whatever their
+/// numbers.
 pub fn grow(disk: &File, number: u32, disk_sectors: u64) -> Result<Partition, TableError> {
+    let path = || disk.path().to_owned();
     let found = sectors(disk)?;
     if found < disk_sectors {
-        return Err(TableError::DiskSize { path: disk.path().to_owned(), found, wanted: disk_sectors });
+        return Err(TableError::DiskSize { path: path(), found, wanted: disk_sectors });
     }
     let before = read(disk)?;
-    let target = before.get(number).ok_or_else(|| TableError::NoPartition { path: disk.path().to_owned(), number })?;
-    if let Some(behind) = before.partitions.iter().find(|other| other.start_sector > target.end_sector()) {
-        return Err(TableError::InTheWay { path: disk.path().to_owned(), number, behind: behind.number });
+    let target = before.get(number).ok_or_else(|| TableError::NoPartition { path: path(), number })?;
+    let behind = before.partitions.iter().filter(|other| other.start_sector > target.end_sector());
+    if let Some(behind) = behind.min_by_key(|other| other.start_sector) {
+        return Err(TableError::InTheWay { path: path(), number, behind: behind.described() });
+    }
+    let outermost = before.around(target).unwrap_or(target);
+    if target.end_sector().max(outermost.end_sector()) >= disk_sectors {
+        return Err(TableError::Shrink { path: path(), number });
     }
     match before.scheme {
-        Scheme::Gpt => grow_gpt(disk, number, disk_sectors),
-        Scheme::Mbr => mbr::grow(disk, number, disk_sectors),
-        Scheme::None => Err(TableError::NoTable { path: disk.path().to_owned() }),
+        Scheme::Gpt => grow_gpt(disk, number, disk_sectors)?,
+        Scheme::Mbr => mbr::grow(disk, number, disk_sectors)?,
+        Scheme::None => return Err(TableError::NoTable { path: path() }),
     }
+    read(disk)?.get(number).cloned().ok_or_else(|| TableError::NoPartition { path: path(), number })
 }
 
-fn grow_gpt(disk: &File, number: u32, disk_sectors: u64) -> Result<Partition, TableError> {
+fn grow_gpt(disk: &File, number: u32, disk_sectors: u64) -> Result<(), TableError> {
     let mbr = read_at(disk, 0, 512)?;
     let mut table =
         gpt::read(disk, &mbr, sectors(disk)?)?.ok_or_else(|| TableError::NoTable { path: disk.path().to_owned() })?;
     table.grow(disk, number, disk_sectors)?;
-    table.write(disk, &mbr)?;
-    table
-        .partitions()
-        .get(number)
-        .cloned()
-        .ok_or_else(|| TableError::NoPartition { path: disk.path().to_owned(), number })
+    table.write(disk, &mbr)
 }
 
 /// Refuses partitions that leave the disk or share sectors. They need not be in order.

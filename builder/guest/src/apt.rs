@@ -8,9 +8,9 @@ use rustix::fs::{Gid, Uid};
 
 use crate::error::{Doing, StepError};
 use crate::files;
-use crate::protocol::{AptFile, Message, Report, Request};
+use crate::protocol::{AptFile, Fallback, Message, Report, Request};
 use crate::session::{Program, Session};
-use crate::sources::{self, Mirror, Source};
+use crate::sources::{self, Source};
 use crate::traces::{PIN_PREFERENCES, PIN_SOURCE};
 
 const OS_RELEASE: &str = "/etc/os-release";
@@ -90,6 +90,7 @@ impl Apt {
         session: &mut Session,
         packages: &[String],
         given: &[AptFile],
+        fallbacks: &[Fallback],
     ) -> Result<(), StepError> {
         let mut names = Vec::new();
         for package in packages {
@@ -110,71 +111,87 @@ impl Apt {
             files::replace(place, 0o644, (Uid::ROOT, Gid::ROOT), &mut |out| session.receive(file.size, out, place))?;
             names.push(path);
         }
+        let borrowed = self.borrow(fallbacks)?;
+        names.extend(fallbacks.iter().map(|fallback| fallback.package.clone()));
         if names.is_empty() {
             return Ok(());
         }
-        self.need_lists(session)?;
-        let result = session.run(&self.get().arg("install").arg("--").args(&names));
+        let result = self.install_named(session, &names, fallbacks);
         files::remove(Path::new(FILES))?;
-        result
+        // Source, pin and lists go again, whatever happens.
+        if borrowed {
+            let cleaned = clean_pins(fallbacks);
+            result.and(cleaned)
+        } else {
+            result
+        }
     }
 
-    /// Does [`crate::protocol::Action::AptInstallOr`].
-    pub(crate) fn install_or(&mut self, session: &mut Session, package: &str, suite: &str) -> Result<(), StepError> {
+    fn install_named(
+        &mut self,
+        session: &mut Session,
+        names: &[String],
+        fallbacks: &[Fallback],
+    ) -> Result<(), StepError> {
         self.need_lists(session)?;
-        let policy = self.policy(session, package)?;
-        if candidate(&policy).is_some() {
-            return self.install(session, &[package.to_owned()], &[]);
+        // Asked before anything is installed: apt would have to build its cache anew behind that.
+        let mut facts = Vec::new();
+        for fallback in fallbacks {
+            facts.extend(self.borrowed_fact(session, fallback)?);
         }
-        let (distribution, _) = distribution()?;
-        if distribution != "debian" {
-            return Err(StepError::NoOtherSuite { package: package.to_owned(), distribution });
+        session.run(&self.get().arg("install").arg("--").args(names))?;
+        for fact in facts {
+            let query = Program::new("dpkg-query").args(&["-W", "-f=${Version}", "--", &fact.name]);
+            let version = session.capture(&query)?.trim().to_owned();
+            if version != fact.version {
+                return Err(StepError::WrongVersion { package: fact.name, version, expected: fact.version });
+            }
+            session.say(&Message::Report(Report::Package(fact)))?;
         }
-        self.install_from(session, package, suite)
+        Ok(())
+    }
+
+    /// Adds the suites that packages may come from if the image's own do not have them, pinned so that nothing else
+    /// does. One update and one transaction then serve all packages of the step. Returns whether there are any.
+    fn borrow(&mut self, fallbacks: &[Fallback]) -> Result<bool, StepError> {
+        for Fallback { package, suite } in fallbacks {
+            checked(package)?;
+            checked(suite)?;
+        }
+        let (distribution, codename) = distribution()?;
+        if fallbacks.is_empty() || distribution != "debian" || !self.network {
+            return Ok(false);
+        }
+        let mirror = sources::mirror(&read_sources(), &codename).ok_or(StepError::NoMirror { codename })?;
+        let mut stanzas = String::new();
+        let mut suites: Vec<&str> = fallbacks.iter().map(|fallback| fallback.suite.as_str()).collect();
+        suites.sort_unstable();
+        suites.dedup();
+        for suite in suites {
+            stanzas.extend([&sources::stanza_for(&mirror, suite), "\n"]);
+        }
+        files::write_text(&format!("/{PIN_SOURCE}"), 0o644, &stanzas)?;
+        files::write_text(&format!("/{PIN_PREFERENCES}"), 0o644, &preferences(fallbacks))?;
+        self.has_lists = false;
+        Ok(true)
     }
 
     fn policy(&self, session: &mut Session, package: &str) -> Result<String, StepError> {
         session.capture(&self.program("apt-cache").arg("policy").arg("--").arg(checked(package)?))
     }
 
-    /// Does [`crate::protocol::Action::AptFrom`]. Source, pin and lists go again, whatever happens.
-    pub(crate) fn install_from(&mut self, session: &mut Session, package: &str, suite: &str) -> Result<(), StepError> {
-        checked(package)?;
-        checked(suite)?;
-        self.need_lists(session)?;
-        let (_, codename) = distribution()?;
-        let mirror = sources::mirror(&read_sources(), &codename).ok_or(StepError::NoMirror { codename })?;
-        let result = self.pinned(session, package, suite, &mirror);
-        let cleaned = clean_pin(suite);
-        let fact = result?;
-        cleaned?;
-        session.say(&Message::Report(Report::Package(fact)))
-    }
-
-    fn pinned(
-        &mut self,
-        session: &mut Session,
-        package: &str,
-        suite: &str,
-        mirror: &Mirror,
-    ) -> Result<PackageFact, StepError> {
-        files::write_text(&format!("/{PIN_SOURCE}"), 0o644, &sources::stanza_for(mirror, suite))?;
-        files::write_text(&format!("/{PIN_PREFERENCES}"), 0o644, &preferences(package, suite))?;
-        let only_this = [
-            "-o".to_owned(),
-            format!("Dir::Etc::sourcelist=/{PIN_SOURCE}"),
-            "-o".to_owned(),
-            "Dir::Etc::sourceparts=-".to_owned(),
-            "-o".to_owned(),
-            "APT::Get::List-Cleanup=0".to_owned(),
-        ];
-        session.run(&self.get().args(&only_this).arg("update"))?;
-        session.run(&self.get().arg("install").arg("--").arg(package))?;
-        let query = Program::new("dpkg-query").args(&["-W", "-f=${Version}", "--", package]);
-        let version = session.capture(&query)?.trim().to_owned();
-        if !comes_from(&self.policy(session, package)?, &version, suite) {
-            return Err(StepError::WrongOrigin { package: package.to_owned(), version, suite: suite.to_owned() });
+    /// What is known about a package that will not come from the image's own suites.
+    fn borrowed_fact(&self, session: &mut Session, fallback: &Fallback) -> Result<Option<PackageFact>, StepError> {
+        let Fallback { package, suite } = fallback;
+        let policy = self.policy(session, package)?;
+        let Some(version) = candidate(&policy) else {
+            let (distribution, _) = distribution()?;
+            return Err(StepError::NoOtherSuite { package: package.clone(), distribution });
+        };
+        if !comes_from(&policy, version, suite) {
+            return Ok(None);
         }
+        let version = version.to_owned();
         let exact = format!("{package}={version}");
         let shown = session.capture(&self.program("apt-cache").arg("show").arg("--").arg(&exact))?;
         let no = |what| StepError::NoPackageFact { package: package.to_owned(), what };
@@ -186,7 +203,7 @@ impl Apt {
             .find_map(|line| line.strip_prefix('\'')?.split_once('\''))
             .map(|(uri, _)| uri.to_owned())
             .ok_or_else(|| no("address"))?;
-        Ok(PackageFact { name: package.to_owned(), version, digest, source })
+        Ok(Some(PackageFact { name: package.to_owned(), version, digest, source }))
     }
 
     /// Does [`crate::protocol::Action::AptSource`].
@@ -227,25 +244,30 @@ fn checked(name: &str) -> Result<&str, StepError> {
     Err(StepError::Invalid { what: "the package", value: name.to_owned(), rule: "a name of Debian's form" })
 }
 
-/// Takes one package from a suite and nothing else.
-fn preferences(package: &str, suite: &str) -> String {
+/// Takes these packages from their suites where no other has them, and nothing else from there.
+fn preferences(fallbacks: &[Fallback]) -> String {
     let mut text = format!("# {}\n", crate::seal::POLICY_MARK);
-    for field in ["a", "n"] {
-        text.extend([format!(
-            "\nPackage: {package}\nPin: release {field}={suite}\nPin-Priority: 990\n\n\
-             Package: *\nPin: release {field}={suite}\nPin-Priority: -1\n"
-        )]);
+    for Fallback { package, suite } in fallbacks {
+        for field in ["a", "n"] {
+            // 500 is what the image's own suites have, and a package of no priority above 0 is not installed.
+            text.extend([format!(
+                "\nPackage: {package}\nPin: release {field}={suite}\nPin-Priority: 100\n\n\
+                 Package: *\nPin: release {field}={suite}\nPin-Priority: -1\n"
+            )]);
+        }
     }
     text
 }
 
-fn clean_pin(suite: &str) -> Result<(), StepError> {
+fn clean_pins(fallbacks: &[Fallback]) -> Result<(), StepError> {
     files::remove(Path::new(&format!("/{PIN_SOURCE}")))?;
     files::remove(Path::new(&format!("/{PIN_PREFERENCES}")))?;
     let lists = "/var/lib/apt/lists";
     for entry in fs_err::read_dir(lists).doing("list", lists)? {
         let entry = entry.doing("list", lists)?;
-        if entry.file_name().to_string_lossy().contains(&format!("_dists_{suite}_")) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if fallbacks.iter().any(|fallback| name.contains(&format!("_dists_{}_", fallback.suite))) {
             files::remove(&entry.path())?;
         }
     }

@@ -55,10 +55,15 @@ pub(crate) enum StepError {
     NoMirror { codename: String },
     #[error("`{package}` is in none of the guest's package sources, and {distribution} has no suite to take it from")]
     NoOtherSuite { package: String, distribution: String },
-    #[error("`{package}` {version} was not installed from `{suite}`")]
-    WrongOrigin { package: String, version: String, suite: String },
+    #[error("`{package}` was installed as {version}, where apt had chosen {expected}")]
+    WrongVersion { package: String, version: String, expected: String },
     #[error("apt does not say which {what} `{package}` has")]
     NoPackageFact { package: String, what: &'static str },
+    #[error(
+        "{} would boot from `root={root}`, a name that the disk has here only; it must be a UUID, LABEL or PARTUUID",
+        path.display()
+    )]
+    BootRoot { path: PathBuf, root: String },
     #[error("a request that seals or audits does nothing else")]
     NotAlone,
     #[error("the sealed disk has what must not be in an image: {}", list(findings))]

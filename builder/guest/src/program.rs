@@ -14,7 +14,7 @@ use crate::error::{Doing, StepError};
 use crate::protocol::{Action, Command, Failure, Message, Report, Request};
 use crate::session::{Program, Session, end_everything};
 use crate::stand_in::{self, StandIn};
-use crate::{boot, files, seal, settings, space};
+use crate::{boot, files, no_sync, seal, settings, space};
 
 /// Runs the program with the arguments behind its name: `step` is what the host starts.
 pub fn main(arguments: &[String]) -> ExitCode {
@@ -131,6 +131,7 @@ fn run(session: &mut Session, request: &Request) -> Result<(), Failed> {
     space::keep_descriptors_to_ourselves().map_err(early)?;
     let bare = space::enter(request).map_err(early)?;
     space::scope_sockets().map_err(early)?;
+    no_sync::pretend_to_sync().map_err(early)?;
     space::drop_capabilities().map_err(early)?;
     if bare_only {
         return act_all(session, request, &bare);
@@ -149,12 +150,8 @@ fn with_stand_ins(session: &mut Session, request: &Request) -> Result<(), Failed
         let text = stand_in::resolv_conf(&request.dns);
         stand_ins.push(StandIn::put("/etc/resolv.conf", &text, 0o644).map_err(early)?);
     }
-    let runs_programs = request.actions.iter().any(|action| {
-        matches!(
-            action,
-            Action::AptInstall { .. } | Action::AptFrom { .. } | Action::AptInstallOr { .. } | Action::Run(_)
-        )
-    });
+    let runs_programs =
+        request.actions.iter().any(|action| matches!(action, Action::AptInstall { .. } | Action::Run(_)));
     let diverted = match &request.disk {
         Some(disk) if runs_programs => boot::divert(session, disk).map_err(early)?,
         _ => false,
@@ -162,10 +159,13 @@ fn with_stand_ins(session: &mut Session, request: &Request) -> Result<(), Failed
     let root = rustix::fs::open("/", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
         .to("open the root")
         .map_err(early)?;
-    let kernels = boot::kernels();
+    let (kernels, roots) = (boot::kernels(), boot::roots());
     let mut result = act_all(session, request, &root);
     if result.is_ok() && diverted && boot::kernels() != kernels {
         result = boot::update_menu(session).map_err(early);
+    }
+    if result.is_ok() {
+        result = boot::check_roots(&roots, &boot::roots()).map_err(early);
     }
     // Nobody of the guest may be there while its files are put back.
     end_everything();
@@ -197,9 +197,7 @@ fn act(session: &mut Session, apt: &mut Apt, action: &Action, root: &OwnedFd) ->
     match action {
         Action::AptSource { name, source, key } => apt.source(name, source, key.as_deref()),
         Action::AptUpdate => apt.update(session),
-        Action::AptInstall { packages, files } => apt.install(session, packages, files),
-        Action::AptFrom { package, suite } => apt.install_from(session, package, suite),
-        Action::AptInstallOr { package, suite } => apt.install_or(session, package, suite),
+        Action::AptInstall { packages, files, fallbacks } => apt.install(session, packages, files, fallbacks),
         Action::User(user) => settings::user(session, user),
         Action::WriteFile { path, mode, owner, append, size } => {
             files::write_file(session, Path::new(path.as_str()), *mode, owner, *append, *size)

@@ -131,21 +131,9 @@ pub enum Action {
         packages: Vec<String>,
         /// Package files from the host.
         files: Vec<AptFile>,
-    },
-    /// Installs one package from another suite of the base's own mirror (`unstable`), everything else from the
-    /// base's own suites. Reports a [`PackageFact`].
-    AptFrom {
-        /// The package.
-        package: String,
-        /// The suite.
-        suite: String,
-    },
-    /// Installs a package from the base's own suites where they have it, else as [`Action::AptFrom`] does.
-    AptInstallOr {
-        /// The package.
-        package: String,
-        /// The suite to take it from otherwise.
-        suite: String,
+        /// Packages that the base's own suites may lack. Reports a [`PackageFact`] for each that came from elsewhere.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        fallbacks: Vec<Fallback>,
     },
     /// Makes an account, or amends one that exists.
     User(User),
@@ -223,6 +211,17 @@ pub enum Command {
     Shell(String),
     /// A program and its arguments.
     Exec(Vec<String>),
+}
+
+/// A package that comes from the base's own suites where they have it, else alone from another suite of the base's own
+/// mirror.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fallback {
+    /// The package.
+    pub package: String,
+    /// The suite to take it from otherwise (`unstable`).
+    pub suite: String,
 }
 
 /// A package file that the host has.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use labwright_guest::client::ClientError;
 use labwright_guest::protocol::{
-    Action, Bind, Command, DiskInfo, EntryKind, FileSystemInfo, Owner, Request, TreeEntry, User,
+    Action, Bind, Command, DiskInfo, EntryKind, Fallback, FileSystemInfo, Owner, Request, TreeEntry, User,
 };
 use world::{World, shell, world};
 
@@ -279,6 +279,10 @@ fn binds_are_seen_and_leave_nothing() {
     assert!(!world.root().join("run/secrets").exists());
 }
 
+fn fallback(package: &str) -> Fallback {
+    Fallback { package: package.to_owned(), suite: "unstable".to_owned() }
+}
+
 #[test]
 fn packages_are_installed_and_start_nothing_and_sealing_leaves_no_trace() {
     let Some(world) = world() else { return };
@@ -288,9 +292,11 @@ fn packages_are_installed_and_start_nothing_and_sealing_leaves_no_trace() {
     let root = world.root();
     fs_err::write(root.join("tmp/stale"), "x").unwrap();
     let mut request = world.with_network(vec![
-        Action::AptInstall { packages: vec!["systemd".to_owned()], files: vec![] },
-        Action::AptInstallOr { package: "cron".to_owned(), suite: "unstable".to_owned() },
-        Action::AptInstallOr { package: "ttyd".to_owned(), suite: "unstable".to_owned() },
+        Action::AptInstall {
+            packages: vec!["systemd".to_owned()],
+            files: vec![],
+            fallbacks: vec![fallback("cron"), fallback("ttyd")],
+        },
         Action::Enable("cron.service".to_owned()),
         Action::Disable("cron.service".to_owned()),
         shell("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -E '[c]ron|[t]tyd|[s]ystemd' || echo nothing runs"),

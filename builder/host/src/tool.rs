@@ -35,14 +35,14 @@ pub enum Tool {
     Gpgv,
     /// Verifies OpenPGP signatures, where gpgv is gone.
     Sqv,
-    /// Grows a mounted XFS file system.
-    XfsGrowfs,
-    /// Grows a mounted btrfs file system.
-    Btrfs,
     /// Unpacks archives.
     Tar,
     /// Tells how apt is configured.
     AptConfig,
+    /// Tells which packages there are.
+    AptCache,
+    /// Fetches packages.
+    AptGet,
     /// Starts a program in namespaces of its own.
     Unshare,
 }
@@ -65,10 +65,10 @@ impl Tool {
         Self::Fstrim,
         Self::Gpgv,
         Self::Sqv,
-        Self::XfsGrowfs,
-        Self::Btrfs,
         Self::Tar,
         Self::AptConfig,
+        Self::AptCache,
+        Self::AptGet,
         Self::Unshare,
     ];
 
@@ -90,10 +90,10 @@ impl Tool {
             Self::Fstrim => "fstrim",
             Self::Gpgv => "gpgv",
             Self::Sqv => "sqv",
-            Self::XfsGrowfs => "xfs_growfs",
-            Self::Btrfs => "btrfs",
             Self::Tar => "tar",
             Self::AptConfig => "apt-config",
+            Self::AptCache => "apt-cache",
+            Self::AptGet => "apt-get",
             Self::Unshare => "unshare",
         }
     }
@@ -113,10 +113,8 @@ impl Tool {
             Self::Fstrim | Self::Unshare => "util-linux",
             Self::Gpgv => "gpgv",
             Self::Sqv => "sqv",
-            Self::XfsGrowfs => "xfsprogs",
-            Self::Btrfs => "btrfs-progs",
             Self::Tar => "tar",
-            Self::AptConfig => "apt",
+            Self::AptConfig | Self::AptCache | Self::AptGet => "apt",
         }
     }
 

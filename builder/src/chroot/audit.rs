@@ -6,14 +6,14 @@ use labwright_core::Cancel;
 use labwright_disk::chain::{Chain, ChainSpec};
 use labwright_disk::inspect::Format;
 use labwright_disk::layout::find_root;
-use labwright_disk::loop_device::{Access, LoopDevice};
-use labwright_disk::mount::{Flags, Mount};
+use labwright_disk::loop_device::Access;
 use labwright_guest::audit::{Finding, InTree, Needles, PRIVATE_KEY, Severity, in_tree};
 use labwright_guest::client::{self, Outcome};
 use labwright_guest::protocol::{Action, Request};
 use labwright_host::Peer;
 
 use super::leaks;
+use super::mounts::Mounted;
 use super::wire::{self, Leak};
 use super::worker::{Failed, GUEST, Result, enter_work, guest_failure};
 
@@ -37,16 +37,14 @@ pub(super) fn audit(order: wire::Audit) -> Result<Vec<Finding>> {
     let root = find_root(chain.export_path(), Path::new("look")).map_err(|error| Failed::base(&error))?;
     let needles = Needles::secrets_and_keys(&order.secrets);
     let raw = fs_err::File::open(chain.export_path())?;
-    let hits = leaks::in_raw(&raw, order.size.bytes(), &needles, &cancel)?;
+    let hits = leaks::in_raw(&raw, &needles, &cancel)?;
     drop(raw);
 
-    let device = LoopDevice::attach(chain.export_path(), root.offset, root.size, Access::ReadOnly)?;
-    let mount =
-        Mount::new(device.path(), Path::new("mnt"), root.filesystem.kind.as_str(), Flags::LOOK, &root.look_options())?;
+    let target = Path::new("mnt");
+    let mounted = Mounted::open(chain.export_path(), &root, target, Access::ReadOnly)?;
     let mut findings = places(&order.work)?.findings;
-    let files = in_tree(Path::new("mnt"), &needles)?;
-    mount.close()?;
-    device.close()?;
+    let files = in_tree(target, &needles)?;
+    mounted.close()?;
     chain.close()?;
     add_contents(&mut findings, hits, files);
     findings.sort();

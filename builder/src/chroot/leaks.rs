@@ -1,7 +1,7 @@
 //! Where a finished disk holds what it must not.
 
 use labwright_core::Cancel;
-use labwright_disk::data::{DataError, for_each_piece};
+use labwright_disk::read_disk::{DataError, ReadDisk, for_each_piece};
 use labwright_guest::audit::{InTree, Needles};
 
 use super::wire::Leak;
@@ -19,14 +19,9 @@ pub(crate) struct RawHit {
 }
 
 /// Searches everything that a disk holds, whatever it belongs to.
-pub(crate) fn in_raw(
-    raw: &fs_err::File,
-    size: u64,
-    needles: &Needles,
-    cancel: &Cancel,
-) -> Result<Vec<RawHit>, DataError> {
+pub(crate) fn in_raw(raw: &dyn ReadDisk, needles: &Needles, cancel: &Cancel) -> Result<Vec<RawHit>, DataError> {
     let mut hits: Vec<RawHit> = Vec::new();
-    for_each_piece(raw, size, needles.overlap(), cancel, &mut |begin, bytes| {
+    for_each_piece(raw, needles.overlap(), cancel, &mut |begin, bytes| {
         for hit in needles.find(bytes) {
             let hit = RawHit { secret: hit.name.to_owned(), encoding: hit.encoding, at: begin + hit.at as u64 };
             // What lies in the overlap of two pieces is found twice.
@@ -64,6 +59,16 @@ pub(crate) fn places(mut raw: Vec<RawHit>, files: Vec<InTree>) -> Vec<Leak> {
     leaks
 }
 
+/// What was found in the bytes of a disk, where nobody looks into its files.
+pub(crate) fn bytes(raw: Vec<RawHit>) -> Vec<Leak> {
+    let leak = |hit: RawHit| Leak {
+        secret: hit.secret,
+        encoding: hit.encoding.to_owned(),
+        place: format!("byte {} of the disk", hit.at),
+    };
+    raw.into_iter().map(leak).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use labwright_core::{NamedSecret, Secret};
@@ -81,7 +86,7 @@ mod tests {
         fs_err::write(&path, &bytes).unwrap();
         let secrets = [NamedSecret { name: "token".to_owned(), value: Secret::new(b"hunter2hunte".to_vec()).unwrap() }];
         let raw = fs_err::File::open(&path).unwrap();
-        let hits = in_raw(&raw, bytes.len() as u64, &Needles::secrets(&secrets), &Cancel::new()).unwrap();
+        let hits = in_raw(&raw, &Needles::secrets(&secrets), &Cancel::new()).unwrap();
         let file = InTree { name: "token".to_owned(), encoding: "as it is", path: "/etc/x".into(), at: Some(904) };
         let places: Vec<String> = places(hits, vec![file]).into_iter().map(|leak| leak.place).collect();
         assert_eq!(

@@ -7,10 +7,11 @@
 //! disk, mounts it and runs the guest program in it ([`worker`]); they talk in lines of JSON ([`wire`]).
 
 mod audit;
-mod leaks;
+pub(crate) mod leaks;
+mod mounts;
 pub(crate) mod session;
 pub(crate) mod wire;
-mod worker;
+pub(crate) mod worker;
 
 pub use session::SessionError;
 pub use wire::{FailureKind, Leak};

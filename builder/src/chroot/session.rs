@@ -11,8 +11,9 @@ use labwright_guest::audit::Finding;
 use labwright_host::{Peer, ToolError};
 
 use super::wire::{self, Failure, Flattened, Open, Opened, Order, Reply};
+use crate::vm::VmError;
 
-/// Why the chroot runner did not carry out an order.
+/// Why a runner did not carry out an order.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The worker could not be started.
@@ -32,6 +33,9 @@ pub enum SessionError {
         /// What went wrong and why, outermost first.
         chain: Vec<String>,
     },
+    /// The machine of the vm runner failed.
+    #[error(transparent)]
+    Machine(Box<VmError>),
     /// Stopped on request.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -104,11 +108,10 @@ impl Session {
         &mut self,
         next: &Path,
         finished_as: String,
-        trim: bool,
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<(), SessionError> {
-        self.expect_done(&Order::Commit { next: next.to_owned(), finished_as, trim }, reporter, cancel)
+        self.expect_done(&Order::Commit { next: next.to_owned(), finished_as }, reporter, cancel)
     }
 
     pub(crate) fn search(

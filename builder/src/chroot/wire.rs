@@ -24,14 +24,12 @@ pub(crate) enum Order {
     Grow,
     /// Runs a step in the root file system.
     Step(Box<Step>),
-    /// Finishes the overlay being written and goes on in a new one.
+    /// Finishes the overlay being written, without what the file system has freed, and goes on in a new one.
     Commit {
         /// The new overlay's file name in the work directory.
         next: PathBuf,
         /// The name that the finished overlay will have, which the new one records.
         finished_as: String,
-        /// Whether what the file system has freed is dropped from the overlay first: behind the last step.
-        trim: bool,
     },
     /// Looks for secrets in everything that the disk holds, freed blocks too.
     Search(Vec<NamedSecret>),
@@ -157,8 +155,6 @@ pub(crate) struct Flattened {
     pub(crate) file_size: u64,
     /// Bytes of the disk that hold something.
     pub(crate) data: u64,
-    /// The digest of the file.
-    pub(crate) digest: Digest,
 }
 
 /// Why an order failed.

@@ -3,7 +3,6 @@
 
 use std::error::Error;
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -13,21 +12,25 @@ use labwright_disk::filesystem::{self, FilesystemKind};
 use labwright_disk::inspect::Format;
 use labwright_disk::layout::{Root, find_root};
 use labwright_disk::loop_device::{Access, LoopDevice};
-use labwright_disk::mount::{Flags, Mount, make_rprivate};
+use labwright_disk::mount::make_rprivate;
 use labwright_disk::qcow2_writer::{self, Compression, WriteOptions};
+use labwright_disk::read_disk::ReadDisk;
 use labwright_disk::table;
 use labwright_guest::audit::{self, Needles};
 use labwright_guest::client::{self, ClientError, Outcome};
+use labwright_guest::free_space::zero_free_space;
 use labwright_guest::protocol::{self, Message};
-use labwright_host::{Invocation, Peer, ProcessLimit, Tool, become_first_process};
+use labwright_host::{Peer, ProcessLimit, become_first_process};
 
 use super::leaks;
+use super::mounts::Mounted;
 use super::wire::{self, Failure, FailureKind, Flattened, INNER, Leak, OUTER, Opened, Order, Reply, Source, Step};
 use crate::guest_program;
+use crate::layer_files::LayerFiles;
 
-/// Seen with a base of 1 KiB blocks, which mke2fs chooses for file systems below 512 MiB.
-const SMALL_BLOCKS: &str = "the root file system has blocks below 4 KiB: what the recipe deletes can stay readable in \
-                            the image's free blocks, so keep secrets out of this build or use another base";
+/// A btrfs that an old partitioning tool placed so: the disk drops units of 4 KiB only.
+const NOT_ALIGNED: &str = "the root's partition does not begin on a multiple of 4 KiB: what the recipe deletes can stay \
+                           readable in the image's free blocks, so keep secrets out of this build or use another base";
 
 /// The name of the guest program in the work directory.
 pub(super) const GUEST: &str = "labwright-guest";
@@ -39,12 +42,12 @@ const LITTLE_ROOM: u64 = 1 << 20;
 /// for a host. The kernel's own limit for users does not hold for root.
 const PROCESSES: u32 = 2048;
 
-pub(super) type Result<T> = std::result::Result<T, Failed>;
+pub(crate) type Result<T> = std::result::Result<T, Failed>;
 
 /// A failed order: what it means and what happened.
-pub(super) struct Failed {
-    kind: FailureKind,
-    chain: Vec<String>,
+pub(crate) struct Failed {
+    pub(crate) kind: FailureKind,
+    pub(crate) chain: Vec<String>,
 }
 
 /// A failure of the host, where no other kind is said.
@@ -61,10 +64,9 @@ impl Failed {
 
     /// The same failure, explained if the host's disk below the build is full: programs in the guest only see a disk
     /// that fails or that became read-only.
-    fn unless_full(mut self, work: Option<&Path>) -> Self {
+    pub(crate) fn unless_full(mut self, work: Option<&Path>) -> Self {
         if let Some(work) = work
-            && let Ok(room) = rustix::fs::statvfs(work)
-            && room.f_bavail.saturating_mul(room.f_frsize) < LITTLE_ROOM
+            && is_full(work)
         {
             self.kind = FailureKind::Host;
             self.chain.push(format!("the disk that holds {} is full", work.display()));
@@ -73,7 +75,13 @@ impl Failed {
     }
 }
 
-fn chain(error: &dyn Error) -> Vec<String> {
+/// Whether the host's disk below the build has no room left.
+pub(crate) fn is_full(work: &Path) -> bool {
+    rustix::fs::statvfs(work).is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) < LITTLE_ROOM)
+}
+
+/// What an error says and why, outermost first.
+pub(crate) fn chain(error: &dyn Error) -> Vec<String> {
     let mut chain = vec![error.to_string()];
     let mut next = error.source();
     while let Some(error) = next {
@@ -170,8 +178,8 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
     match order {
         Order::Open(open) => {
             let opened = Disk::open(open)?;
-            if opened.keeps_deleted_data()? {
-                replies.event(Event::Warning(SMALL_BLOCKS.to_owned()));
+            if opened.root.filesystem.kind == FilesystemKind::Btrfs && !opened.root.offset.is_multiple_of(4096) {
+                replies.event(Event::Warning(NOT_ALIGNED.to_owned()));
             }
             let root = ByteSize::from_bytes(opened.root.size);
             *disk = Some(opened);
@@ -179,8 +187,8 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
         }
         Order::Grow => disk.as_mut().ok_or_else(closed)?.grow().map(|()| Reply::Done),
         Order::Step(step) => disk.as_mut().ok_or_else(closed)?.step(*step, replies).map(Reply::Ran),
-        Order::Commit { next, finished_as, trim } => {
-            disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as, trim).map(|()| Reply::Done)
+        Order::Commit { next, finished_as } => {
+            disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as, replies).map(|()| Reply::Done)
         }
         Order::Search(secrets) => disk.as_mut().ok_or_else(closed)?.search(&secrets).map(Reply::Searched),
         Order::Flatten { destination, compression } => {
@@ -202,17 +210,15 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
 struct Disk {
     mounted: Option<Mounted>,
     chain: Chain,
+    layers: LayerFiles,
     root: Root,
     work: PathBuf,
     size: ByteSize,
     /// How many steps were run.
     steps: usize,
     cancel: Cancel,
-}
-
-struct Mounted {
-    mount: Mount,
-    device: LoopDevice,
+    /// Whether what cannot be mounted was told.
+    told: bool,
 }
 
 fn file_name(path: &Path) -> String {
@@ -248,22 +254,10 @@ impl Disk {
             mount_point: PathBuf::from("disk.raw"),
             socket: PathBuf::from("q"),
         };
+        let layers = LayerFiles::open(spec.lower.iter().map(|(path, format)| (path.as_path(), *format)))?;
         let chain = Chain::open(&spec, &cancel)?;
         let root = find_root(chain.export_path(), Path::new("look")).map_err(|error| Failed::base(&error))?;
-        Ok(Self { mounted: None, chain, root, work: open.work, size: open.size, steps: 0, cancel })
-    }
-
-    /// Whether free blocks can be too small to be dropped: an ext4 root with blocks below the 4 KiB of a page, to which
-    /// the kernel rounds what it discards.
-    fn keeps_deleted_data(&self) -> Result<bool> {
-        if self.root.filesystem.kind != FilesystemKind::Ext4 {
-            return Ok(false);
-        }
-        // s_log_block_size of the superblock, which lies at byte 1024: 0 stands for 1 KiB, 2 for 4 KiB.
-        let mut log_block_size = [0; 4];
-        let raw = fs_err::File::open(self.chain.export_path())?;
-        raw.file().read_exact_at(&mut log_block_size, self.root.offset + 1024 + 24)?;
-        Ok(u32::from_le_bytes(log_block_size) < 2)
+        Ok(Self { mounted: None, chain, layers, root, work: open.work, size: open.size, steps: 0, cancel, told: false })
     }
 
     /// Grows the root's partition to the end of the disk, and its file system to the end of the partition.
@@ -280,70 +274,53 @@ impl Disk {
         }
         raw.sync_all()?;
         drop(raw);
-        match self.root.filesystem.kind {
-            FilesystemKind::Ext4 => {
-                let device = self.attach()?;
-                filesystem::grow_ext4(device.path(), &self.cancel).map_err(|error| Failed::base(&error))?;
-                device.close()?;
-            }
-            // These two grow only while they are mounted.
-            FilesystemKind::Xfs => {
-                let target = self.mount()?.mount.target().to_owned();
-                Invocation::new(Tool::XfsGrowfs).arg(target).run(&self.cancel).map_err(|error| Failed::base(&error))?;
-            }
-            FilesystemKind::Btrfs => {
-                let target = self.mount()?.mount.target().to_owned();
-                Invocation::new(Tool::Btrfs)
-                    .args(["filesystem", "resize", "max"])
-                    .arg(target)
-                    .run(&self.cancel)
-                    .map_err(|error| Failed::base(&error))?;
-            }
-            other => {
-                let reason = format!("a root file system of the kind {} cannot be grown", other.as_str());
-                return Err(Failed { kind: FailureKind::Base, chain: vec![reason] });
-            }
+        let (raw, root) = (self.chain.export_path(), &self.root);
+        if root.filesystem.kind == FilesystemKind::Ext4 {
+            let device = LoopDevice::attach(raw, root.offset, root.size, Access::ReadWrite)?;
+            filesystem::grow_ext4(device.path(), &self.cancel).map_err(|error| Failed::base(&error))?;
+            device.close()?;
+            return Ok(());
         }
+        let mounted = Mounted::root_only(raw, root, Path::new("mnt"), Access::ReadWrite)?;
+        filesystem::grow_mounted(root.filesystem.kind, Path::new("mnt"), mounted.root_device().path(), root.size)
+            .map_err(|error| Failed::base(&error))?;
+        mounted.syncfs()?;
+        mounted.close()?;
         Ok(())
     }
 
-    fn attach(&self) -> Result<LoopDevice> {
-        Ok(LoopDevice::attach(self.chain.export_path(), self.root.offset, self.root.size, Access::ReadWrite)?)
-    }
-
-    fn mount(&mut self) -> Result<&Mounted> {
-        let mounted = if let Some(mounted) = self.mounted.take() {
-            mounted
-        } else {
-            let root = &self.root;
-            let device = self.attach()?;
-            let options = match &root.subvolume {
-                Some(subvolume) => format!("discard,subvol={subvolume}"),
-                None => "discard".to_owned(),
-            };
-            let kind = root.filesystem.kind.as_str();
-            let mount = Mount::new(device.path(), Path::new("mnt"), kind, Flags::WORK, &options)?;
-            Mounted { mount, device }
+    fn mount(&mut self, replies: &Replies) -> Result<&mut Mounted> {
+        let mounted = match self.mounted.take() {
+            Some(mounted) => mounted,
+            None => Mounted::open(self.chain.export_path(), &self.root, Path::new("mnt"), Access::ReadWrite)?,
         };
+        if !std::mem::replace(&mut self.told, true) {
+            for warning in mounted.warnings() {
+                replies.event(Event::Warning(warning.clone()));
+            }
+        }
         Ok(self.mounted.insert(mounted))
     }
 
     /// Makes sure that everything written so far is in the overlay, and lets go of the file system.
     fn unmount(&mut self) -> Result<()> {
-        if let Some(Mounted { mount, device }) = self.mounted.take() {
-            mount.syncfs()?;
-            mount.close()?;
-            device.close()?;
+        if let Some(mounted) = self.mounted.take() {
+            mounted.syncfs()?;
+            mounted.close()?;
         }
         Ok(())
     }
 
     fn step(&mut self, step: Step, replies: &Replies) -> Result<Vec<serde_json::Value>> {
-        self.mount()?;
+        // The guest's programs never wait for the disk, so this is what keeps it busy.
+        let write_back = self.mount(replies)?.root().write_back()?;
         let root = self.work.join("mnt");
         let mut request = step.request;
         request.root = root;
-        request.disk = Some(self.disk_info()?);
+        request.disk = match &self.mounted {
+            Some(mounted) => Some(mounted.disk_info(self.chain.export_path(), &self.root)?),
+            None => None,
+        };
         let program = self.work.join(GUEST);
         let id = format!("{}-{}", file_name(&self.work), self.steps);
         self.steps += 1;
@@ -370,73 +347,53 @@ impl Disk {
         if let Some(limit) = limit {
             limit.close()?;
         }
+        drop(write_back);
         let outcome = result.map_err(|error| guest_failure(&error))?;
         reports(outcome)
     }
 
-    /// What `grub-probe` in the guest should answer.
-    fn disk_info(&self) -> Result<protocol::DiskInfo> {
-        let raw = fs_err::File::open(self.chain.export_path())?;
-        let table = table::read(&raw).map_err(|error| Failed::base(&error))?;
-        let partition = self.root.partition.and_then(|number| table.get(number));
-        let partition_map = match table.scheme {
-            table::Scheme::Gpt => "gpt",
-            table::Scheme::Mbr => "msdos",
-            table::Scheme::None => "",
-        };
-        let file_system = &self.root.filesystem;
-        let grub_fs = match file_system.kind {
-            FilesystemKind::Ext4 => "ext2",
-            other => other.as_str(),
-        };
-        Ok(protocol::DiskInfo {
-            partition_map: partition_map.to_owned(),
-            file_systems: vec![protocol::FileSystemInfo {
-                mount: "/".parse().expect("the root is a path"),
-                uuid: file_system.uuid.clone().unwrap_or_default(),
-                partition_uuid: partition
-                    .and_then(|partition| partition.unique_guid)
-                    .map_or_else(String::new, |guid| guid.to_string()),
-                grub_fs: grub_fs.to_owned(),
-            }],
-        })
-    }
-
-    fn commit(&mut self, next: &Path, finished_as: String, trim: bool) -> Result<()> {
-        if trim {
-            self.mount()?.mount.fstrim()?;
+    fn commit(&mut self, next: &Path, finished_as: String, replies: &Replies) -> Result<()> {
+        // Mounting with `discard` would do the same while the step runs, and slow it down.
+        let mounted = self.mount(replies)?;
+        // What was deleted is free only once the file system's journal says so.
+        mounted.syncfs()?;
+        mounted.trim()?;
+        mounted.syncfs()?;
+        let places = self.mounted.take().map_or_else(|| Ok(Vec::new()), Mounted::close)?;
+        // What trimming leaves: see there.
+        let raw = fs_err::OpenOptions::new().read(true).write(true).open(self.chain.export_path())?;
+        for (offset, size) in places {
+            zero_free_space(&raw, offset, size)?;
         }
-        self.unmount()?;
+        drop(raw);
         let backing = Backing { name: finished_as, format: Format::Qcow2 };
         create_overlay(next, &backing, self.size.bytes(), &self.cancel)?;
-        self.chain.snapshot(next)?;
+        let finished = self.chain.snapshot(next)?;
+        // The builder moves it into its cache from now on.
+        self.layers.push(&finished)?;
         Ok(())
     }
 
     fn search(&mut self, secrets: &[NamedSecret]) -> Result<Vec<Leak>> {
         self.unmount()?;
         let needles = Needles::secrets(secrets);
-        let raw = fs_err::File::open(self.chain.export_path())?;
-        let hits = leaks::in_raw(&raw, self.size.bytes(), &needles, &self.cancel)?;
+        let hits = leaks::in_raw(&self.layers.reader()?, &needles, &self.cancel)?;
         // What is compressed is seen in the files only.
         if hits.is_empty() && self.root.filesystem.kind != FilesystemKind::Btrfs {
             return Ok(Vec::new());
         }
-        let root = &self.root;
-        let device = LoopDevice::attach(self.chain.export_path(), root.offset, root.size, Access::ReadOnly)?;
-        let kind = root.filesystem.kind.as_str();
-        let mount = Mount::new(device.path(), Path::new("mnt"), kind, Flags::LOOK, &root.look_options())?;
-        let files = audit::in_tree(Path::new("mnt"), &needles)?;
-        mount.close()?;
-        device.close()?;
+        let target = Path::new("mnt");
+        let mounted = Mounted::open(self.chain.export_path(), &self.root, target, Access::ReadOnly)?;
+        let files = audit::in_tree(target, &needles)?;
+        mounted.close()?;
         Ok(leaks::places(hits, files))
     }
 
     fn flatten(&mut self, destination: &Path, compression: wire::Compression, replies: &Replies) -> Result<Flattened> {
-        // Not mounted again: that alone would write to the disk, and the same layers must give the same file.
+        // The layers alone: what a mount writes to the new top is no part of any, and the same layers must give the
+        // same file.
         self.unmount()?;
-        let raw = fs_err::File::open(self.chain.export_path())?;
-        write(&raw, self.size, destination, compression, replies, &self.cancel)
+        write(&self.layers.reader()?, self.size, destination, compression, replies, &self.cancel)
     }
 
     fn close(mut self) -> Result<()> {
@@ -446,12 +403,13 @@ impl Disk {
     }
 }
 
-fn write(
-    raw: &fs_err::File,
+/// Writes the raw disk as one compressed qcow2 file.
+pub(crate) fn write(
+    raw: &dyn ReadDisk,
     size: ByteSize,
     destination: &Path,
     compression: wire::Compression,
-    replies: &Replies,
+    reporter: &dyn Reporter,
     cancel: &Cancel,
 ) -> Result<Flattened> {
     let options = WriteOptions {
@@ -463,14 +421,14 @@ fn write(
         threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
     };
     let mut progress = |done, total| {
-        replies.event(Event::Progress { task: "compress".to_owned(), done, total: Some(total) });
+        reporter.event(Event::Progress { task: "compress".to_owned(), done, total: Some(total) });
     };
     let written = qcow2_writer::write_qcow2(raw, size.bytes(), destination, options, &mut progress, cancel)?;
-    Ok(Flattened { file_size: written.file_size, data: written.data_size, digest: written.digest })
+    Ok(Flattened { file_size: written.file_size, data: written.data_size })
 }
 
 /// A guest that says why it failed is the recipe's matter; everything else is the host's.
-pub(super) fn guest_failure(error: &ClientError) -> Failed {
+pub(crate) fn guest_failure(error: &ClientError) -> Failed {
     let kind = match error {
         ClientError::Failed(_) | ClientError::File { .. } | ClientError::FileChanged { .. } => FailureKind::Step,
         _ => FailureKind::Host,
@@ -478,7 +436,7 @@ pub(super) fn guest_failure(error: &ClientError) -> Failed {
     Failed { kind, chain: chain(error) }
 }
 
-fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
+pub(crate) fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     let mut reports = Vec::new();
     for package in outcome.packages {
         reports.push(serde_json::to_value(protocol::Report::Package(package))?);
@@ -492,7 +450,7 @@ fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     Ok(reports)
 }
 
-fn open_source(sources: &[Source], index: usize) -> io::Result<Box<dyn Read>> {
+pub(crate) fn open_source(sources: &[Source], index: usize) -> io::Result<Box<dyn Read>> {
     match sources.get(index) {
         Some(Source::Inline(bytes)) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
         Some(Source::File { path, digest }) => {

@@ -5,7 +5,7 @@ use std::path::Path;
 use labwright_core::Arch;
 use serde_json::{Value, json};
 
-use crate::{Accelerator, Cache, DiskFormat, Drive, Firmware, Internet, Machine};
+use crate::{Accelerator, Cache, DiskBus, DiskFormat, Drive, Firmware, Internet, Machine, Screen};
 
 impl Machine {
     /// QEMU's arguments, without the program's name. Paths that are not UTF-8 are refused at start.
@@ -45,9 +45,23 @@ impl Machine {
             }
             argv.option("-append", kernel.append.clone());
         }
+        if self.disk_bus == DiskBus::VirtioScsi {
+            argv.option("-device", "virtio-scsi-pci,id=scsi");
+        }
         for (index, drive) in self.disks.iter().enumerate() {
-            argv.option("-blockdev", disk_node(index, drive).to_string());
-            argv.option("-device", format!("virtio-blk-pci,id=vd{index},drive=disk{index},bootindex={index}"));
+            for node in disk_nodes(index, drive) {
+                argv.option("-blockdev", node.to_string());
+            }
+            let device = match self.disk_bus {
+                DiskBus::VirtioBlk => format!("virtio-blk-pci,id=vd{index},drive=disk{index}"),
+                // A full disk of the host is an error for the guest; by default QEMU would stop the machine and wait.
+                DiskBus::VirtioScsi => format!(
+                    "scsi-hd,id=sd{index},bus=scsi.0,scsi-id={index},drive=disk{index},werror=report,rerror=report"
+                ),
+            };
+            // A kernel that QEMU loads has the first place already.
+            let order = if self.kernel.is_none() { format!(",bootindex={index}") } else { String::new() };
+            argv.option("-device", format!("{device}{order}"));
         }
         let mut network = format!(
             "user,id=net0,restrict={}",
@@ -66,10 +80,17 @@ impl Machine {
         // Without its boot ROM the card is not tried as a boot device, which would only cost time.
         argv.option("-device", format!("virtio-net-pci,netdev=net0,mac={},romfile=", self.mac));
         argv.option("-device", "virtio-rng-pci");
-        if self.arch == Arch::Amd64 {
-            // Nobody looks at it, but GRUB's console hangs for ever on a machine without a screen (seen with 2.12), and
-            // KubeVirt gives its machines one too.
+        if self.arch == Arch::Amd64 && self.screen == Screen::Vga {
             argv.option("-device", "VGA");
+        }
+        if !self.ports.is_empty() {
+            argv.option("-device", "virtio-serial-pci,id=ports");
+        }
+        for (index, port) in self.ports.iter().enumerate() {
+            let socket = escape(&text(&port.socket));
+            argv.option("-chardev", format!("socket,id=port{index},path={socket},server=on,wait=off"));
+            let name = escape(&port.name);
+            argv.option("-device", format!("virtserialport,bus=ports.0,chardev=port{index},name={name}"));
         }
         argv.option("-chardev", format!("file,id=console,path={}", escape(&text(&self.console_log))));
         argv.option("-serial", "chardev:console");
@@ -96,37 +117,50 @@ impl Argv {
     }
 }
 
-/// The whole graph of a drive, each layer named: nothing that stands in a qcow2 header is followed.
-fn disk_node(index: usize, drive: &Drive) -> Value {
+/// The whole graph of a drive, from the bottom up, each layer named: nothing that stands in a qcow2 header is followed.
+fn disk_nodes(index: usize, drive: &Drive) -> Vec<Value> {
+    let mut nodes = Vec::new();
     let mut below = Value::Null;
     for (depth, layer) in drive.backing.iter().enumerate().rev() {
-        below = node(&format!("disk{index}-below{depth}"), &layer.path, layer.format, true, drive.cache, below);
+        let name = format!("disk{index}-below{depth}");
+        nodes.extend(node(&name, &layer.path, layer.format, true, drive.cache, below));
+        below = name.into();
     }
-    node(&format!("disk{index}"), &drive.path, drive.format, drive.read_only, drive.cache, below)
+    nodes.extend(node(&format!("disk{index}"), &drive.path, drive.format, drive.read_only, drive.cache, below));
+    nodes
 }
 
-fn node(name: &str, path: &Path, format: DiskFormat, read_only: bool, cache: Cache, backing: Value) -> Value {
+/// The nodes of an overlay that is not connected yet: a snapshot does that.
+pub(crate) fn overlay_nodes(name: &str, path: &Path, cache: Cache) -> [Value; 2] {
+    node(name, path, DiskFormat::Qcow2, false, cache, Value::Null)
+}
+
+/// A file and what is in it. They are separate nodes: one inside the other would be opened anew by its name when a
+/// snapshot makes it read-only, and a finished overlay may have another name by then.
+fn node(name: &str, path: &Path, format: DiskFormat, read_only: bool, cache: Cache, backing: Value) -> [Value; 2] {
     let cache = json!({"direct": false, "no-flush": cache == Cache::IgnoreFlushes});
+    let file_name = format!("{name}-file");
     let mut node = json!({
         "driver": format.as_str(),
         "node-name": name,
         "read-only": read_only,
         "discard": "unmap",
         "cache": cache,
-        "file": {
-            "driver": "file",
-            "node-name": format!("{name}-file"),
-            "filename": text(path),
-            "locking": "on",
-            "read-only": read_only,
-            "discard": "unmap",
-            "cache": cache,
-        },
+        "file": file_name,
+    });
+    let file = json!({
+        "driver": "file",
+        "node-name": file_name,
+        "filename": text(path),
+        "locking": "on",
+        "read-only": read_only,
+        "discard": "unmap",
+        "cache": cache,
     });
     if format == DiskFormat::Qcow2 {
         node["backing"] = backing;
     }
-    node
+    [file, node]
 }
 
 fn firmware_node(name: &str, path: &Path, read_only: bool) -> Value {
@@ -138,7 +172,7 @@ fn firmware_node(name: &str, path: &Path, read_only: bool) -> Value {
     })
 }
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 

@@ -17,10 +17,18 @@ pub enum VmError {
         path: PathBuf,
     },
     /// The path of a socket is longer than the system allows.
-    #[error("the path of the control socket has more than 107 bytes: `{}`", path.display())]
+    #[error("the path of a socket of the machine has more than 107 bytes: `{}`", path.display())]
     SocketPath {
         /// The path.
         path: PathBuf,
+    },
+    /// Nobody listens at the host's end of a port.
+    #[error("could not connect to the machine's port `{}`", path.display())]
+    Port {
+        /// The socket.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
     },
     /// QEMU did not start.
     #[error(transparent)]

@@ -17,8 +17,11 @@ pub struct Machine {
     pub cpus: u32,
     /// Memory, in whole mebibytes (the rest is dropped).
     pub memory: ByteSize,
-    /// The disks, as `/dev/vda`, `/dev/vdb` and so on; the machine boots from the first.
+    /// The disks, as `/dev/vda`, `/dev/vdb` and so on (`/dev/sda` on [`DiskBus::VirtioScsi`]); the machine boots from
+    /// the first.
     pub disks: Vec<Drive>,
+    /// How the disks are attached.
+    pub disk_bus: DiskBus,
     /// What starts the boot loader.
     pub firmware: Firmware,
     /// A kernel that QEMU itself loads, instead of the boot loader of the first disk.
@@ -27,6 +30,10 @@ pub struct Machine {
     pub forwards: Vec<Forward>,
     /// Whether the guest reaches more than itself and, through the forwards, its host.
     pub internet: Internet,
+    /// Streams between host and guest.
+    pub ports: Vec<Port>,
+    /// Whether there is a graphics card.
+    pub screen: Screen,
     /// The MAC address of the one network card. Two machines that share a network need two.
     pub mac: String,
     /// The file that gets everything the guest writes to its serial console. Emptied at start.
@@ -99,6 +106,35 @@ pub struct DirectKernel {
     pub append: String,
 }
 
+/// How disks are attached to a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskBus {
+    /// virtio-blk: the fastest. QEMU drops what the guest discards only in whole clusters.
+    VirtioBlk,
+    /// virtio-scsi. A guest that discards by WRITE SAME has whole blocks of 4 KiB dropped, smaller ones overwritten
+    /// with zeros: nothing that it deleted stays in a qcow2 file with sub-clusters.
+    VirtioScsi,
+}
+
+/// Whether a machine has a graphics card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Screen {
+    /// Nobody looks at it, but GRUB's console hangs for ever on an amd64 machine without one (seen with 2.12), and
+    /// KubeVirt gives its machines one too.
+    Vga,
+    /// None: for a kernel that QEMU loads itself.
+    None,
+}
+
+/// A stream of bytes between host and guest: a port of virtio-serial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Its name, which the guest finds in `/sys/class/virtio-ports/*/name`.
+    pub name: String,
+    /// The socket of its other end: QEMU makes it; at most 107 bytes long.
+    pub socket: PathBuf,
+}
+
 /// A TCP port on the host's loopback address that leads to a port of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forward {
@@ -167,10 +203,13 @@ impl Machine {
             cpus: 1,
             memory: ByteSize::from_bytes(1 << 30),
             disks: Vec::new(),
+            disk_bus: DiskBus::VirtioBlk,
             firmware: Firmware::Bios,
             kernel: None,
             forwards: Vec::new(),
             internet: Internet::Reachable,
+            ports: Vec::new(),
+            screen: Screen::Vga,
             mac: "52:54:00:6c:61:62".to_owned(),
             console_log: console_log.into(),
             qmp_socket: qmp_socket.into(),

@@ -1,11 +1,13 @@
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use labwright_core::{Arch, Cancel};
 use labwright_host::{Invocation, Running, Tool, ToolError};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::argv::overlay_nodes;
 use crate::console::Watch;
 use crate::{Machine, NotReady, Qmp, QmpError, VmError, console_tail, http_status};
 
@@ -38,6 +40,10 @@ pub struct RunningMachine {
     qmp: Qmp,
     started: Instant,
     watch: Watch,
+    /// The names of the disks' top nodes, and their files.
+    tops: Vec<(String, PathBuf)>,
+    /// How many snapshots were made.
+    snapshots: usize,
 }
 
 /// What it took to end a machine.
@@ -57,7 +63,8 @@ impl RunningMachine {
         check_paths(&machine)?;
         cancel.check()?;
         // A socket and a console of an earlier run would be taken for this one's.
-        for stale in [&machine.qmp_socket, &machine.console_log] {
+        let ports = machine.ports.iter().map(|port| &port.socket);
+        for stale in [&machine.qmp_socket, &machine.console_log].into_iter().chain(ports) {
             drop(fs_err::remove_file(stale));
         }
         let tool = match machine.arch {
@@ -82,7 +89,9 @@ impl RunningMachine {
             }
         };
         let watch = Watch::new(&machine.console_log);
-        Ok(Self { machine, process, qmp, started, watch })
+        let disks = machine.disks.iter().enumerate();
+        let tops = disks.map(|(index, drive)| (format!("disk{index}"), drive.path.clone())).collect();
+        Ok(Self { machine, process, qmp, started, watch, tops, snapshots: 0 })
     }
 
     /// What runs.
@@ -108,6 +117,36 @@ impl RunningMachine {
     /// The last lines of the console; empty if it cannot be read.
     pub fn console_tail(&self, lines: usize) -> String {
         console_tail(&self.machine.console_log, lines).unwrap_or_default()
+    }
+
+    /// Connects to the host's end of a port; only one connection is served at a time.
+    pub fn connect(&self, port: usize) -> Result<UnixStream, VmError> {
+        let path = &self.machine.ports[port].socket;
+        UnixStream::connect(path).map_err(|source| VmError::Port { path: path.clone(), source })
+    }
+
+    /// The file that a disk writes to.
+    pub fn top(&self, disk: usize) -> &Path {
+        &self.tops[disk].1
+    }
+
+    /// Puts the empty overlay on top of a disk; what the guest writes from now on goes there. What was on top before
+    /// is finished, and may be renamed at once; making sure that it is on the host's disk is the caller's matter.
+    ///
+    /// The guest must have nothing in flight. The overlay must have the size of the disk.
+    pub fn snapshot(&mut self, disk: usize, overlay: &Path) -> Result<(), VmError> {
+        if overlay.to_str().is_none() {
+            return Err(VmError::Path { path: overlay.to_owned() });
+        }
+        self.snapshots += 1;
+        let name = format!("disk{disk}-over{}", self.snapshots);
+        for node in overlay_nodes(&name, overlay, self.machine.disks[disk].cache) {
+            self.qmp.execute("blockdev-add", node)?;
+        }
+        let arguments = json!({"node": self.tops[disk].0, "overlay": name});
+        self.qmp.execute("blockdev-snapshot", arguments)?;
+        self.tops[disk] = (name, overlay.to_owned());
+        Ok(())
     }
 
     /// An error once QEMU has ended or the guest's kernel has panicked.
@@ -216,15 +255,18 @@ fn check_paths(machine: &Machine) -> Result<(), VmError> {
     let kernel = machine.kernel.iter().flat_map(|kernel| {
         std::iter::once(kernel.kernel.as_path()).chain(kernel.initrd.iter().map(std::path::PathBuf::as_path))
     });
-    let own: [&Path; 2] = [&machine.console_log, &machine.qmp_socket];
-    if let Some(path) = own.into_iter().chain(firmware).chain(disks).chain(kernel).find(|path| path.to_str().is_none())
-    {
+    let sockets: Vec<&Path> = std::iter::once(&machine.qmp_socket)
+        .chain(machine.ports.iter().map(|port| &port.socket))
+        .map(|path| &**path)
+        .collect();
+    let own = std::iter::once(machine.console_log.as_path()).chain(sockets.iter().copied());
+    if let Some(path) = own.chain(firmware).chain(disks).chain(kernel).find(|path| path.to_str().is_none()) {
         return Err(VmError::Path { path: path.to_owned() });
     }
-    if machine.qmp_socket.as_os_str().len() > 107 {
-        return Err(VmError::SocketPath { path: machine.qmp_socket.clone() });
+    match sockets.into_iter().find(|path| path.as_os_str().len() > 107) {
+        Some(path) => Err(VmError::SocketPath { path: path.to_owned() }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

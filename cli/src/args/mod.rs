@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use host::{Completions, Doctor};
 pub use image::{Audit, Gc, Run};
-pub use recipe::{Build, Check, New, Schema, SchemaKind, SecretFrom, SecretSource};
+pub use recipe::{Build, Check, New, Plan, RunnerChoice, Schema, SchemaKind, SecretFrom, SecretSource};
 pub use remote::{Base, BasePull, BaseRefresh, Copy, Inspect, Pull, Push, Registries};
 
 /// Turns a text file into a lab that opens in a browser.
@@ -83,6 +83,8 @@ pub enum Command {
     New(New),
     /// Find every mistake in a recipe
     Check(Check),
+    /// Say what a build would do and why, and change nothing
+    Plan(Plan),
     /// Build the disk of a recipe and pack it as a containerDisk
     Build(Build),
     /// Boot an image under QEMU and print the address of its front door

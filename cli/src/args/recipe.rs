@@ -33,8 +33,8 @@ Examples:
   labwright build -o disk.qcow2 --set user=alice web-shell/recipe.yaml
   labwright build --secret id=token,src=token.txt --secret id=pip,env=PIP_TOKEN web-shell
 
-The image goes into the local store under the recipe's name and version. Building needs root:
-see `labwright doctor`.")]
+The image goes into the local store under the recipe's name and version. `labwright doctor` says which
+runners work here.")]
 pub struct Build {
     /// A recipe, or the directory that holds one
     #[arg(default_value = ".", value_name = "PATH")]
@@ -51,9 +51,19 @@ pub struct Build {
     /// Runs this step and all behind it anew, whatever is cached
     #[arg(long, value_name = "STEP", value_parser = step)]
     pub from: Option<StepKind>,
+    /// Runs every step anew, whatever is cached; the results are cached again
+    #[arg(long, conflicts_with = "from")]
+    pub no_cache: bool,
     /// Builds and packs although the store has the image already
     #[arg(long)]
     pub force: bool,
+    /// Where the steps run: in a chroot of this host (needs root), in a small virtual machine (needs no privilege),
+    /// or in the first of these that works here
+    #[arg(long, value_enum, default_value_t, value_name = "RUNNER")]
+    pub runner: RunnerChoice,
+    /// A Debian kernel package for the virtual machine, instead of the one that apt has for this host
+    #[arg(long, value_name = "FILE.deb")]
+    pub appliance_kernel: Option<PathBuf>,
     /// Fails if labwright.lock has nothing for the base, or something else than is there now
     #[arg(long, conflicts_with = "update")]
     pub locked: bool,
@@ -104,6 +114,36 @@ impl SecretSource {
         }
         Ok(Self { name: name.ok_or_else(wrong)?, from: from.ok_or_else(wrong)? })
     }
+}
+
+/// The ways to run steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum RunnerChoice {
+    /// The first that works here
+    #[default]
+    Auto,
+    /// In a chroot of this host
+    Chroot,
+    /// In a virtual machine
+    Vm,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example: labwright plan recipes/library/debian-terminal
+
+Nothing is downloaded, made or written. Cached layers are believed by their length; a build checks their contents.")]
+pub struct Plan {
+    /// A recipe, or the directory that holds one
+    #[arg(default_value = ".", value_name = "PATH")]
+    pub path: PathBuf,
+    /// Gives a variable of the recipe another value
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
+    pub set: Vec<(String, String)>,
+    /// Fails if labwright.lock has nothing for the base
+    #[arg(long)]
+    pub locked: bool,
 }
 
 /// Arguments of `schema`.

@@ -1,5 +1,6 @@
 //! The disks that recipes start from: got for a build, and the verbs of `base`.
 
+mod look;
 mod verbs;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use super::build::parent;
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
 
+pub(super) use look::{Looked, Missing, look, ttyd_missing};
 pub(super) use verbs::{base_image, run};
 
 /// The file beside a recipe that says what its base meant.

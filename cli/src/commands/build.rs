@@ -1,13 +1,13 @@
 use std::path::{Path, PathBuf};
 
-use labwright_builder::{Artifact, BuildOptions, Builder, Plan};
+use labwright_builder::{Artifact, BuildOptions, Builder, Plan, StepKind};
 use labwright_core::{Arch, ImageFacts};
 use labwright_recipes::{Feature, Loaded};
 use labwright_registry::{Descriptor, Layout, container_disk};
 use serde::Serialize;
 
 use super::base::{self, Bases, Pins};
-use super::{build_secrets, disk_cache, image, recipe_file};
+use super::{build_secrets, disk_cache, image, recipe_file, runner};
 use crate::args::Build;
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -62,11 +62,13 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     bases.bring_ttyd(&mut recipe, arch)?;
     let plan = Plan::new(recipe, arch, base)?;
 
+    let from = if args.no_cache { StepKind::ALL.first().copied() } else { args.from };
     if args.output.is_none()
-        && args.from.is_none()
+        && from.is_none()
         && !args.force
         && let Some((image, digest)) = already_built(&plan, &store, arch)
     {
+        Builder::new(&context.settings.home, "/proc/self/exe")?.remember(&plan)?;
         context.ui.note(format!("{image} is up to date"));
         let answer =
             Answer { image, digest, unchanged: true, file_size: None, data_size: None, steps: Vec::new(), log: None };
@@ -74,7 +76,8 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     }
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
-    let options = BuildOptions { from: args.from, environment: context.settings.proxies.clone(), secrets };
+    let runner = runner::choose(args.runner, args.appliance_kernel.as_deref(), arch, context)?;
+    let options = BuildOptions { from, environment: context.settings.proxies.clone(), runner, secrets };
     let artifact = builder.build(&plan, &options, context.ui.reporter(), context.cancel)?;
     let packed = container_disk::pack(
         &store,
@@ -118,7 +121,7 @@ fn report(artifact: Artifact, packed: &container_disk::Packed, context: &Context
 }
 
 /// The image in the store that this plan would make again, if there is one.
-fn already_built(plan: &Plan, store: &Layout, arch: Arch) -> Option<(String, String)> {
+pub(super) fn already_built(plan: &Plan, store: &Layout, arch: Arch) -> Option<(String, String)> {
     let tag = format!("{}:{}", plan.recipe().name, plan.recipe().version);
     let image: Descriptor = store.resolve(&tag).ok()?;
     // An image that cannot be read is built again.

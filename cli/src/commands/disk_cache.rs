@@ -1,5 +1,9 @@
 //! The disks of images in the store, unpacked: an image is one compressed tar, and a machine needs a file.
+//!
+//! They are a convenience that is not worth waiting for the medium: after a crash of the host their bytes may be others
+//! than their names say. So a name tells the boot of the host in which the file was written, and counts only in that one.
 
+use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -15,19 +19,30 @@ use crate::error::{CommandError, Kind};
 use crate::settings::Settings;
 
 /// Where the disk of the image with this manifest is kept.
-pub(super) fn path(manifest: &Digest, settings: &Settings) -> PathBuf {
-    settings.disks().join(format!("{}.qcow2", manifest.hex()))
+fn path(manifest: &Digest, settings: &Settings) -> Result<PathBuf, CommandError> {
+    Ok(settings.disks().join(format!("{}.{}.qcow2", manifest.hex(), boot()?)))
+}
+
+/// This boot of the host: a random number that the kernel drew.
+fn boot() -> Result<String, CommandError> {
+    let text = fs_err::read_to_string("/proc/sys/kernel/random/boot_id");
+    let text = text.map_err(|source| CommandError::new(Kind::Host, source))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Whether a file is the kept disk of one of these manifests (their hexadecimal digests), and still counts.
+pub(super) fn is_current(file: &Path, manifests: &BTreeSet<String>) -> Result<bool, CommandError> {
+    let boot = boot()?;
+    let parts = file.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.split_once('.'));
+    Ok(parts.is_some_and(|(manifest, written)| written == boot && manifests.contains(manifest)))
 }
 
 /// Keeps a disk that was just packed into an image, by moving it.
 pub(super) fn keep(disk: &Path, manifest: &Digest, settings: &Settings) -> Result<(), CommandError> {
-    let target = path(manifest, settings);
+    let target = path(manifest, settings)?;
     let fail = |source: io::Error| CommandError::new(Kind::Host, source).context("could not keep the disk");
     fs_err::create_dir_all(settings.disks()).map_err(fail)?;
-    // Its bytes must be on the disk before the name is: a name here is believed.
-    fs_err::File::open(disk).and_then(|file| file.sync_all()).map_err(fail)?;
-    fs_err::rename(disk, &target).map_err(fail)?;
-    fs_err::File::open(settings.disks()).and_then(|dir| dir.sync_all()).map_err(fail)
+    fs_err::rename(disk, &target).map_err(fail)
 }
 
 /// Copies a disk to where the user wants it; the name appears when all bytes are there.
@@ -47,7 +62,7 @@ pub(super) fn copy(disk: &Path, target: &Path) -> Result<(), CommandError> {
 
 /// The disk of an image as a file: kept from its build or an earlier run, else taken out of the image now.
 pub(super) fn get(found: &Found, images: &Images, context: &Context<'_>) -> Result<PathBuf, CommandError> {
-    let kept = path(&found.platform.manifest, context.settings);
+    let kept = path(&found.platform.manifest, context.settings)?;
     if kept.exists() {
         return Ok(kept);
     }

@@ -9,7 +9,7 @@ use labwright_registry::document::Document;
 use labwright_registry::{Descriptor, Layout};
 use serde::Serialize;
 
-use super::machine_dir;
+use super::{disk_cache, machine_dir};
 use crate::args::Gc;
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -61,7 +61,7 @@ pub(super) fn run(args: &Gc, context: &Context<'_>) -> Result<(), CommandError> 
         let freed = store.gc(GRACE)?;
         answer.blobs = freed.blobs;
         answer.freed += freed.bytes;
-        remove_disks(&settings.disks(), &manifests(&store)?, &mut answer).map_err(io_failed)?;
+        remove_disks(&settings.disks(), &manifests(&store)?, &mut answer)?;
     }
     context.ui.result(&answer, || text(&answer))
 }
@@ -98,18 +98,17 @@ fn manifests(store: &Layout) -> Result<BTreeSet<String>, CommandError> {
     Ok(manifests)
 }
 
-/// Removes unpacked disks whose image is not in the store any more.
-fn remove_disks(dir: &Path, manifests: &BTreeSet<String>, answer: &mut Answer) -> std::io::Result<()> {
+/// Removes unpacked disks whose image is not in the store any more, or that were written before the host started anew.
+fn remove_disks(dir: &Path, manifests: &BTreeSet<String>, answer: &mut Answer) -> Result<(), CommandError> {
     if !dir.exists() {
         return Ok(());
     }
-    for entry in fs_err::read_dir(dir)? {
-        let path = entry?.path();
-        let known = path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| manifests.contains(stem));
-        if !known && path.is_file() {
-            answer.freed += fs_err::metadata(&path)?.len();
+    for entry in fs_err::read_dir(dir).map_err(io_failed)? {
+        let path = entry.map_err(io_failed)?.path();
+        if path.is_file() && !disk_cache::is_current(&path, manifests)? {
+            answer.freed += fs_err::metadata(&path).map_err(io_failed)?.len();
             // A machine that runs from it keeps it open until it ends.
-            fs_err::remove_file(&path)?;
+            fs_err::remove_file(&path).map_err(io_failed)?;
             answer.disks += 1;
         }
     }

@@ -14,10 +14,12 @@ mod image;
 mod inspect;
 mod machine_dir;
 mod new;
+mod plan;
 mod pull;
 mod push;
 mod recipe_file;
 mod run;
+mod runner;
 mod schema;
 
 use labwright_core::{Cancel, Severity};
@@ -47,6 +49,7 @@ pub fn dispatch(command: Command, context: &Context<'_>) -> Result<(), CommandEr
     match command {
         Command::New(args) => new::run(&args, context),
         Command::Check(args) => check::run(&args, context),
+        Command::Plan(args) => plan::run(&args, context),
         Command::Build(args) => build::run(&args, context),
         Command::Run(args) => run::run(&args, context),
         Command::Push(args) => push::run(&args, context),

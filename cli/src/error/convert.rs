@@ -19,7 +19,7 @@ use super::{CommandError, Kind, Sentence};
 const NO_LEAKS: &str = "let commands keep secrets in /run/secrets and in /tmp, which is in memory while they run; what is \
                         in no file was in one that was deleted";
 
-const WITH_ROOT: &str = "this needs root: run it with sudo";
+const WITH_ROOT: &str = "the chroot runner needs root: run it with sudo, or take `--runner vm`";
 
 impl From<ToolError> for CommandError {
     fn from(error: ToolError) -> Self {
@@ -191,6 +191,7 @@ impl CommandError {
             }
             error @ SessionError::Start(_) => Self::new(Kind::Host, error).hint(WITH_ROOT),
             error @ SessionError::Confused => Self::new(Kind::Bug, error),
+            SessionError::Machine(error) => Self::new(Kind::Host, *error),
             error @ SessionError::Broken(_) => Self::new(kind, error),
         }
     }

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
 
 use fs_err as fs;
 use labwright_core::{Algorithm, Arch, Cancel, Cancelled, Digest, Event, Hasher, ImageFacts, Reporter};
@@ -199,31 +200,45 @@ fn write_layer(
     let changed = || PackError::Changed { path: disk.to_owned() };
 
     let blob = io::BufWriter::with_capacity(BUFFER, layout.blob_writer(Algorithm::Sha256)?);
-    let mut tar = Tee { inner: StoredGzip::new(blob).map_err(write)?, hasher: Hasher::new(Algorithm::Sha256) };
-    tar.write_all(&tar_head(size, created)).map_err(write)?;
-    let mut buffer = vec![0; BUFFER];
-    let mut done = 0;
-    while done < size {
-        cancel.check()?;
-        let count = source.read(&mut buffer).map_err(PackError::Read)?;
-        if count == 0 {
+    let mut gzip = StoredGzip::new(blob).map_err(write)?;
+    // The tar is hashed beside the blob that it is in: hashing is most of the work here.
+    let diff_id = std::thread::scope(|scope| {
+        let (pieces, received) = sync_channel::<Vec<u8>>(4);
+        let hashing = scope.spawn(move || {
+            let mut hasher = Hasher::new(Algorithm::Sha256);
+            for piece in received {
+                hasher.update(&piece);
+            }
+            hasher.finish()
+        });
+        let mut put = |piece: Vec<u8>| -> Result<(), PackError> {
+            gzip.write_all(&piece).map_err(write)?;
+            pieces.send(piece).expect("the hashing thread ends only when this side does");
+            Ok(())
+        };
+        put(tar_head(size, created))?;
+        let mut done = 0;
+        while done < size {
+            cancel.check()?;
+            let mut piece = Vec::with_capacity(BUFFER);
+            let count =
+                Read::by_ref(&mut source).take(BUFFER as u64).read_to_end(&mut piece).map_err(PackError::Read)?;
+            done += count as u64;
+            if count == 0 || done > size {
+                return Err(changed());
+            }
+            put(piece)?;
+            reporter.event(Event::Progress { task: "layer".to_owned(), done, total: Some(size) });
+        }
+        if source.read(&mut [0]).map_err(PackError::Read)? != 0 {
             return Err(changed());
         }
-        done += count as u64;
-        if done > size {
-            return Err(changed());
-        }
-        tar.write_all(&buffer[..count]).map_err(write)?;
-        reporter.event(Event::Progress { task: "layer".to_owned(), done, total: Some(size) });
-    }
-    if source.read(&mut buffer[..1]).map_err(PackError::Read)? != 0 {
-        return Err(changed());
-    }
-    let padding = usize::try_from(size.next_multiple_of(512) - size).expect("less than 512");
-    tar.write_all(&vec![0; padding + 1024]).map_err(write)?;
-
-    let diff_id = tar.hasher.finish();
-    let blob = tar.inner.finish().map_err(write)?.into_inner().map_err(|error| write(error.into_error()))?;
+        let padding = usize::try_from(size.next_multiple_of(512) - size).expect("less than 512");
+        put(vec![0; padding + 1024])?;
+        drop(pieces);
+        hashing.join().map_err(|panic| std::panic::resume_unwind(panic))
+    })?;
+    let blob = gzip.finish().map_err(write)?.into_inner().map_err(|error| write(error.into_error()))?;
     Ok((blob.commit(OCI_LAYER_GZIP, None)?, diff_id))
 }
 
@@ -263,25 +278,6 @@ fn pax_record(key: &str, value: &str) -> String {
         length += 1;
     }
     format!("{length} {key}={value}\n")
-}
-
-/// Hashes what passes through.
-#[derive(Debug)]
-struct Tee<W> {
-    inner: W,
-    hasher: Hasher,
-}
-
-impl<W: Write> Write for Tee<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }
 
 #[cfg(test)]

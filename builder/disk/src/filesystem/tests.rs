@@ -31,4 +31,26 @@ fn superblocks_are_recognised() {
     assert_eq!(recognised(&[(0, b"hsqs")]).unwrap().0, FilesystemKind::Squashfs);
     assert_eq!(recognised(&[(0x8001, b"CD001")]).unwrap().0, FilesystemKind::Iso9660);
     assert_eq!(recognised(&[]), None);
+    assert_eq!(recognised(&[(4096, &RAID), (0x438, b"\x53\xef")]).unwrap().0, FilesystemKind::RaidMember);
+    assert_eq!(recognised(&[(0x400, b"\x10\x20\xf5\xf2")]).unwrap().0, FilesystemKind::F2fs);
+    assert_eq!(recognised(&[(0x20c00, b"\x0c\xb1\xba\0\0\0\0\0")]).unwrap().0, FilesystemKind::Zfs);
+    let bcachefs = b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef";
+    assert_eq!(recognised(&[(0x1018, bcachefs)]).unwrap().0, FilesystemKind::Bcachefs);
+}
+
+#[test]
+fn a_raid_member_is_known_by_its_end() {
+    let temporary = tempfile::NamedTempFile::new().unwrap();
+    let size = (1 << 20) + 512;
+    for (version, at) in [("0.90", 2048 - 128), ("1.0", 2032)] {
+        let file = File::options().write(true).read(true).open(temporary.path()).unwrap();
+        file.set_len(0).unwrap();
+        file.set_len(4096 + size).unwrap();
+        file.file().write_all_at(b"\x53\xef", 4096 + 0x438).unwrap();
+        assert_eq!(probe(&file, 4096, size).unwrap().unwrap().kind, FilesystemKind::Ext4, "{version}");
+        file.file().write_all_at(&RAID, 4096 + at * 512).unwrap();
+        assert_eq!(probe(&file, 4096, size).unwrap().unwrap().kind, FilesystemKind::RaidMember, "{version}");
+        // A partition that is smaller than what is looked for.
+        assert_eq!(probe(&file, 4096, 1024).unwrap(), None);
+    }
 }

@@ -58,6 +58,13 @@ pub struct Header {
 }
 
 impl Header {
+    /// The part of an L1 or L2 entry that is a place in the file.
+    pub(crate) const OFFSET: u64 = OFFSET;
+    /// The bit of an L2 entry that says that its cluster is compressed.
+    pub(crate) const COMPRESSED: u64 = COMPRESSED;
+    /// The bit of a plain L2 entry of version 3 that says that its cluster reads as zeros.
+    pub(crate) const ZERO: u64 = ZERO;
+
     /// The cluster size in bytes.
     pub fn cluster(&self) -> u64 {
         1 << self.cluster_bits
@@ -130,6 +137,16 @@ pub fn parse_header(head: &[u8], length: u64, limits: &Limits) -> Result<Header,
     check_size(&header, limits)?;
     check_places(&header, length)?;
     Ok(header)
+}
+
+/// As [`parse_header`], for an overlay of our own: it may name a disk below, which is not followed.
+pub(crate) fn parse_overlay_header(head: &[u8], length: u64, limits: &Limits) -> Result<Header, Refusal> {
+    let mut head = head.to_vec();
+    // The place and the length of the name.
+    if let Some(name) = head.get_mut(8..20) {
+        name.fill(0);
+    }
+    parse_header(&head, length, limits)
 }
 
 fn check_features(features: u64) -> Result<(), Refusal> {

@@ -124,6 +124,7 @@ impl Gpt {
         Partitions {
             scheme: Scheme::Gpt,
             disk_guid: Some(self.disk_guid),
+            disk_signature: None,
             partitions: self.used().map(partition).collect(),
         }
     }

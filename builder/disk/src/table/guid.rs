@@ -10,6 +10,8 @@ impl Guid {
     pub const EFI_SYSTEM: Self = Self::from_fields(0xC12A_7328, 0xF81F, 0x11D2, 0xBA4B_00A0_C93E_C93B);
     /// Where GRUB puts its core image for a BIOS.
     pub const BIOS_BOOT: Self = Self::from_fields(0x2168_6148, 0x6449, 0x6E6F, 0x744E_6565_6445_4649);
+    /// Swap space of Linux.
+    pub const SWAP: Self = Self::from_fields(0x0657_FD6D, 0xA4AB, 0x43C4, 0x84E5_0933_C84B_4F4F);
     /// A Linux file system of no special purpose.
     pub const LINUX: Self = Self::from_fields(0x0FC6_3DAF, 0x8483, 0x4772, 0x8E79_3D69_D847_7DE4);
     /// The root file system on amd64 (Discoverable Partitions Specification).

@@ -13,6 +13,9 @@ const MOST_LOGICAL: u32 = 60;
 /// Where the four entries begin.
 const ENTRIES: usize = 446;
 
+/// Where the four bytes are that tell the disk from others.
+const SIGNATURE: usize = 440;
+
 pub(super) const fn is_extended(kind: u8) -> bool {
     matches!(kind, 0x05 | 0x0f | 0x85)
 }
@@ -65,14 +68,26 @@ pub(super) fn read(disk: &File, mbr: &[u8], sectors: u64) -> Result<Option<Parti
         return Ok(None);
     }
     check_places(disk, &partitions, 1, sectors.saturating_sub(1))?;
+    let mut logical: Vec<Partition> = logical.into_iter().map(|logical| logical.partition).collect();
     check_places(disk, &logical, 1, sectors.saturating_sub(1))?;
     partitions.append(&mut logical);
-    Ok(Some(Partitions { scheme: Scheme::Mbr, disk_guid: None, partitions }))
+    let disk_signature = Some(le32(mbr, SIGNATURE)).filter(|signature| *signature != 0);
+    Ok(Some(Partitions { scheme: Scheme::Mbr, disk_guid: None, disk_signature, partitions }))
 }
 
-fn read_logical(disk: &File, base: u64, sectors: u64, found: &mut Vec<Partition>) -> Result<(), TableError> {
+/// A logical partition with the sectors that tell of it.
+struct Logical {
+    partition: Partition,
+    /// The sector with its entry.
+    own: u64,
+    /// The sector whose second entry leads to that one; the first of a chain has none.
+    link: Option<u64>,
+}
+
+/// Follows a chain of logical partitions from the start of an extended one on.
+fn read_logical(disk: &File, base: u64, sectors: u64, found: &mut Vec<Logical>) -> Result<(), TableError> {
     let damaged = |reason| TableError::Damaged { path: disk.path().to_owned(), reason };
-    let mut at = base;
+    let (mut at, mut link) = (base, None);
     for _ in 0..MOST_LOGICAL {
         let number = 5 + u32::try_from(found.len()).expect("at most 240");
         if at >= sectors {
@@ -82,32 +97,55 @@ fn read_logical(disk: &File, base: u64, sectors: u64, found: &mut Vec<Partition>
         if sector[510..512] != [0x55, 0xaa] {
             return Ok(());
         }
-        if let Some(own) = entry(&sector, 0) {
-            found.push(partition(number, at + own.start, &own));
+        if let Some(entry) = entry(&sector, 0) {
+            found.push(Logical { partition: partition(number, at + entry.start, &entry), own: at, link });
         }
         match entry(&sector, 1) {
-            Some(next) if is_extended(next.kind) => at = base + next.start,
+            Some(next) if is_extended(next.kind) => (link, at) = (Some(at), base + next.start),
             _ => return Ok(()),
         }
     }
     Err(damaged(Damage::Endless))
 }
 
-/// Extends a primary partition to the end of the disk; the caller has made sure that nothing is behind it.
-pub(super) fn grow(disk: &File, number: u32, disk_sectors: u64) -> Result<Partition, TableError> {
+/// Extends a partition to the end of the disk, and the extended partition with it that a logical one is in. The
+/// caller has made sure that nothing else is behind it.
+pub(super) fn grow(disk: &File, number: u32, disk_sectors: u64) -> Result<(), TableError> {
     let path = || disk.path().to_owned();
-    let mut mbr = read_at(disk, 0, 512)?;
-    let index = usize::try_from(number).expect("at most 244") - 1;
-    if index > 3 {
-        return Err(TableError::Logical { path: path(), number });
-    }
-    let old = entry(&mbr, index).ok_or_else(|| TableError::NoPartition { path: path(), number })?;
     // An MBR counts sectors with 32 bits.
     let end = disk_sectors.min(u64::from(u32::MAX)) / ALIGNMENT * ALIGNMENT;
-    let sectors = end.saturating_sub(old.start).max(old.sectors);
-    let field = u32::try_from(sectors).expect("both bounds have 32 bits");
-    mbr[ENTRIES + index * 16 + 12..][..4].copy_from_slice(&field.to_le_bytes());
-    write_at(disk, 0, &mbr)?;
-    disk.sync_data().map_err(|source| TableError::Disk { source })?;
-    Ok(partition(number, old.start, &Entry { sectors, ..old }))
+    let mbr = read_at(disk, 0, 512)?;
+    if number <= 4 {
+        let index = usize::try_from(number).expect("at most 4") - 1;
+        let old = entry(&mbr, index).ok_or_else(|| TableError::NoPartition { path: path(), number })?;
+        return extend(disk, 0, index, end.saturating_sub(old.start));
+    }
+    let sectors = super::sectors(disk)?;
+    for index in 0..4 {
+        let Some(extended) = entry(&mbr, index).filter(|entry| is_extended(entry.kind)) else { continue };
+        let mut logical = Vec::new();
+        read_logical(disk, extended.start, sectors, &mut logical)?;
+        let Some(target) = logical.iter().find(|logical| logical.partition.number == number) else { continue };
+        // From the outside in: at no moment does a partition leave the one that it is in.
+        extend(disk, 0, index, end.saturating_sub(extended.start))?;
+        if let Some(link) = target.link {
+            extend(disk, link, 1, end.saturating_sub(target.own))?;
+        }
+        return extend(disk, target.own, 0, end.saturating_sub(target.partition.start_sector));
+    }
+    Err(TableError::NoPartition { path: path(), number })
+}
+
+/// Gives an entry of a table at `sector` more sectors; never fewer. Everything else in it stays.
+fn extend(disk: &File, sector: u64, index: usize, sectors: u64) -> Result<(), TableError> {
+    let mut bytes = read_at(disk, sector * SECTOR, 512)?;
+    let field = &mut bytes[ENTRIES + index * 16 + 12..][..4];
+    let old = u32::from_le_bytes(field.try_into().expect("four bytes"));
+    let new = u32::try_from(sectors).expect("an end and a start have 32 bits");
+    if new <= old {
+        return Ok(());
+    }
+    field.copy_from_slice(&new.to_le_bytes());
+    write_at(disk, sector * SECTOR, &bytes)?;
+    disk.sync_data().map_err(|source| TableError::Disk { source })
 }

@@ -64,7 +64,9 @@ fn growth_changes_one_field_and_moves_the_backup() {
 fn growth_is_refused_where_it_would_do_harm() {
     let (_keep, file) = disk(64 << 20);
     cloud_disk(&file);
-    assert!(matches!(grow(&file, 15, 131_072), Err(TableError::InTheWay { number: 15, behind: 1, .. })));
+    assert!(
+        matches!(grow(&file, 15, 131_072), Err(TableError::InTheWay { number: 15, behind, .. }) if behind == "1 (röot)")
+    );
     assert!(matches!(grow(&file, 3, 131_072), Err(TableError::NoPartition { number: 3, .. })));
     assert!(matches!(grow(&file, 1, 131_073), Err(TableError::DiskSize { .. })));
     assert!(matches!(grow(&file, 1, 100_000), Err(TableError::Shrink { .. })));
@@ -155,9 +157,49 @@ fn an_mbr_is_read_with_its_logical_partitions_and_grown() {
     assert_eq!((grown.start_sector, grown.sectors, grown.attributes), (20_480, 45_056, 0x80));
     assert_eq!(read(&file).unwrap().get(2), Some(&grown));
     assert!(matches!(grow(&file, 1, 65_536), Err(TableError::InTheWay { .. })));
+    let error = grow(&file, 5, 65_536).unwrap_err().to_string();
+    assert!(error.ends_with("cannot grow: partition 6 (swap) lies behind it"), "{error}");
+    assert!(matches!(grow(&file, 2, 24_575), Err(TableError::Shrink { number: 2, .. })));
     // A chain of logical partitions that leads back to itself ends all the same.
     mbr(&file, 3048, &[(0, 0x82, 2, 100), (0, 0x05, 1000, 200)]);
     assert!(matches!(read(&file), Err(TableError::Damaged { .. })));
+}
+
+#[test]
+fn a_logical_partition_grows_with_everything_around_it() {
+    let (_keep, file) = disk(64 << 20);
+    mbr(&file, 0, &[(0x80, 0x83, 2048, 4096), (0, 0x0f, 8192, 10_000)]);
+    // The chain goes back and forth: the last partition on the disk is the first in it.
+    mbr(&file, 8192, &[(0, 0x83, 6000, 4000), (0, 0x05, 100, 1000)]);
+    mbr(&file, 8292, &[(0, 0x82, 2, 900), (0, 0x05, 2000, 3000)]);
+    mbr(&file, 10_192, &[(0, 0x83, 2048, 952)]);
+    write_at(&file, 440, &0x1234_abcd_u32.to_le_bytes()).unwrap();
+    let before = read(&file).unwrap();
+    let seen: Vec<_> = before.partitions.iter().map(|p| (p.number, p.start_sector, p.sectors)).collect();
+    let all = [(1, 2048, 4096), (2, 8192, 10_000), (5, 14_192, 4000), (6, 8294, 900), (7, 12_240, 952)];
+    assert_eq!(seen, all);
+    assert_eq!(before.part_uuid(5).as_deref(), Some("1234abcd-05"));
+    assert!(matches!(grow(&file, 7, 131_072), Err(TableError::InTheWay { behind, .. }) if behind == "5"));
+    assert!(
+        matches!(grow(&file, 1, 131_072), Err(TableError::InTheWay { behind, .. }) if behind == "2 (the extended one)")
+    );
+    let grown = grow(&file, 5, 131_072).unwrap();
+    assert_eq!((grown.start_sector, grown.end_sector()), (14_192, 131_071));
+    let mut expected = before;
+    for (number, start) in [(2, 8192), (5, 14_192)] {
+        expected.partitions.iter_mut().find(|p| p.number == number).unwrap().sectors = 131_072 - start;
+    }
+    assert_eq!(read(&file).unwrap(), expected);
+
+    // The last one of a chain has a link that tells its size too.
+    let (_keep, file) = disk(64 << 20);
+    mbr(&file, 0, &[(0, 0x05, 2048, 10_000)]);
+    mbr(&file, 2048, &[(0, 0x82, 2048, 2048), (0, 0x05, 4096, 5904)]);
+    mbr(&file, 6144, &[(0, 0x83, 2048, 3856)]);
+    let grown = grow(&file, 6, 131_072).unwrap();
+    assert_eq!((grown.start_sector, grown.end_sector()), (8192, 131_071));
+    let link = read_at(&file, 2048 * SECTOR, 512).unwrap();
+    assert_eq!((le32(&link, 470), le32(&link, 474)), (4096, 131_072 - 6144));
 }
 
 #[test]

@@ -282,7 +282,7 @@ fn the_root_is_found_by_what_is_in_it() {
     fs_err::write(&bare, &bytes).unwrap();
     let found = find_root(&bare, scratch.path()).unwrap();
     assert_eq!((found.partition, found.offset, found.size), (None, 0, root.size()));
-    assert_eq!(probe(&File::open(&bare).unwrap(), 0).unwrap(), Some(found.filesystem));
+    assert_eq!(probe(&File::open(&bare).unwrap(), 0, found.size).unwrap(), Some(found.filesystem));
 
     // A file system without a system in it.
     let boot = table::read(&disk).unwrap().get(16).cloned().unwrap();

@@ -4,7 +4,9 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod chain;
+mod chain_reader;
 mod corpus;
 mod foreign;
+mod kinds;
 mod support;
 mod writer;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use labwright_core::{Algorithm, Cancel, Hasher};
+use labwright_core::Cancel;
 use labwright_disk::inspect::{CompressionKind, DiskInfo, Format, Limits, inspect};
 use labwright_disk::qcow2_writer::{Compression, PARTIAL_PREFIX, WriteError, WriteOptions, Written, write_qcow2};
 
@@ -48,9 +48,7 @@ fn qemu_reads_what_is_written_and_threads_make_no_difference() {
             assert_eq!(write(&source, size, &four, compression, 4), written, "{name} {compression:?}");
             let bytes = fs_err::read(&one).unwrap();
             assert!(bytes == fs_err::read(&four).unwrap(), "{name} {compression:?}");
-            let mut hasher = Hasher::new(Algorithm::Sha256);
-            hasher.update(&bytes);
-            assert_eq!((hasher.finish(), bytes.len() as u64), (written.digest, written.file_size), "{name}");
+            assert_eq!(bytes.len() as u64, written.file_size, "{name}");
             qemu_check(&one);
             qemu_img(
                 "compare",

@@ -1,0 +1,136 @@
+//! The machine around the disk: mounts, kernel modules, devices.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::MountFlags;
+
+use crate::disk::Scratch;
+use crate::init::{Doing, Error};
+use crate::{MODULES, ModuleSet, PORT};
+
+/// How long a device may take to appear once its driver is loaded.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The kernel's modules, in a directory that has no path any more.
+#[derive(Debug)]
+pub(crate) struct Modules(OwnedFd);
+
+impl Modules {
+    fn open() -> Result<Self, Error> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::openat(CWD, MODULES, flags, Mode::empty()).doing(|| format!("open {MODULES}"))?))
+    }
+
+    /// Loads the modules of a set, in the order of its list. What is loaded already stays.
+    pub(crate) fn load(&self, set: ModuleSet) -> Result<(), Error> {
+        let list = io::read_to_string(self.file(set.as_str())?).doing(|| format!("read {}", set.as_str()))?;
+        for name in list.lines() {
+            match rustix::system::finit_module(self.file(name)?, c"", 0) {
+                // What drives a device that this machine lacks only makes something faster.
+                Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::NODEV) => {}
+                Err(error) => return Err(error).doing(|| format!("load the kernel module {name}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&self, name: &str) -> Result<File, Error> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.0, name, flags, Mode::empty());
+        Ok(File::from(file.doing(|| format!("open {MODULES}/{name}"))?))
+    }
+}
+
+/// Makes a root that can be left for another one, which the initial RAM disk cannot, and loads the machine's modules.
+pub(crate) fn prepare() -> Result<Modules, Error> {
+    let modules = Modules::open()?;
+    let new = Path::new("/new");
+    mount("tmpfs", new, "mode=755")?;
+    for dir in ["dev", "proc", "sys", "mnt", "look", "scratch", "tmp"] {
+        let path = new.join(dir);
+        fs_err::create_dir(&path).doing(|| format!("make {}", path.display()))?;
+    }
+    mount("devtmpfs", &new.join("dev"), "mode=755")?;
+    mount("proc", &new.join("proc"), "")?;
+    mount("sysfs", &new.join("sys"), "")?;
+    let moved = || "change to the new root".to_owned();
+    rustix::process::chdir(new).doing(moved)?;
+    rustix::mount::mount_move(".", "/").doing(moved)?;
+    rustix::process::chroot(".").doing(moved)?;
+    rustix::process::chdir("/").doing(moved)?;
+    modules.load(ModuleSet::Machine)?;
+    Ok(modules)
+}
+
+fn mount(kind: &str, target: &Path, options: &str) -> Result<(), Error> {
+    let options = std::ffi::CString::new(options).expect("the options of this file have no NUL");
+    rustix::mount::mount(kind, target, kind, MountFlags::NOSUID, options.as_c_str())
+        .doing(|| format!("mount {} on {}", kind, target.display()))
+}
+
+/// Opens the port that the host talks through.
+pub(crate) fn port() -> Result<File, Error> {
+    let path = wait_for("the port of the host", || {
+        let ports = fs_err::read_dir("/sys/class/virtio-ports").ok()?;
+        ports.flatten().find_map(|entry| {
+            let name = fs_err::read_to_string(entry.path().join("name")).ok()?;
+            let device = Path::new("/dev").join(entry.file_name());
+            (name.trim() == PORT && device.exists()).then_some(device)
+        })
+    })?;
+    let file = fs_err::OpenOptions::new().read(true).write(true).open(&path);
+    Ok(file.doing(|| format!("open {}", path.display()))?.into_parts().0)
+}
+
+/// Finds the disk with a number on the SCSI bus, and has it drop blocks in a way that leaves nothing of them.
+pub(crate) fn disk(number: u32) -> Result<PathBuf, Error> {
+    let (sysfs, device) = wait_for("a disk", || {
+        let disks = fs_err::read_dir("/sys/class/scsi_disk").ok()?;
+        disks.flatten().find_map(|entry| {
+            // Host, channel, target, unit.
+            let name = entry.file_name().into_string().ok()?;
+            if name.split(':').nth(2)? != number.to_string() {
+                return None;
+            }
+            let block = fs_err::read_dir(entry.path().join("device/block")).ok()?.flatten().next()?;
+            let device = Path::new("/dev").join(block.file_name());
+            device.exists().then_some((entry.path(), device))
+        })
+    })?;
+    // QEMU drops what is unmapped only in whole clusters, and drops or overwrites what is written as zeros to the byte.
+    let mode = sysfs.join("provisioning_mode");
+    fs_err::write(&mode, "writesame_16").doing(|| format!("write {}", mode.display()))?;
+    Ok(device)
+}
+
+/// Mounts the disk for what is needed only while building.
+pub(crate) fn scratch() -> Result<Scratch, Error> {
+    let device = disk(1)?;
+    let target = Path::new("/scratch");
+    rustix::mount::mount(&device, target, "ext4", MountFlags::NODEV | MountFlags::NOATIME, None)
+        .doing(|| format!("mount {} on {}", device.display(), target.display()))?;
+    let archives = target.join("archives");
+    // apt fetches into `partial`, as its own user.
+    let partial = archives.join("partial");
+    fs_err::create_dir_all(&partial).doing(|| format!("make {}", partial.display()))?;
+    Ok(Scratch { archives })
+}
+
+fn wait_for<T>(what: &'static str, mut look: impl FnMut() -> Option<T>) -> Result<T, Error> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return Ok(found);
+        }
+        if Instant::now() > end {
+            return Err(Error::Missing { what, seconds: PATIENCE.as_secs() });
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,65 @@
+//! What host and appliance say to each other, as frames of `labwright_guest::frame`.
+
+use labwright_guest::protocol::DiskInfo;
+use serde::{Deserialize, Serialize};
+
+/// Something for the appliance to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Finds the root file system. Comes first.
+    Open,
+    /// Grows the root partition and its file system to the size of the disk.
+    Grow,
+    /// Mounts the root and lets the guest program do a step: behind [`Reply::Ready`], the port speaks its protocol until
+    /// [`Reply::StepEnded`].
+    Step,
+    /// Makes sure that everything is on the disk, and lets go of it.
+    Commit {
+        /// Whether what the file system has freed is dropped first.
+        trim: bool,
+    },
+}
+
+/// What the appliance answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The disk is open.
+    Opened {
+        /// The size of the root file system's partition, in bytes.
+        root: u64,
+        /// Whether free blocks are too small to be dropped one by one.
+        small_blocks: bool,
+    },
+    /// The order was carried out.
+    Done,
+    /// The guest program was started.
+    Ready {
+        /// Where the root is mounted.
+        root: String,
+        /// A directory outside the disk for packages that are fetched.
+        archives: String,
+        /// What boot loaders in the guest should see.
+        disk: DiskInfo,
+    },
+    /// The guest program has ended.
+    StepEnded,
+    /// The order failed.
+    Failed {
+        /// What a failure means for the one who reads it.
+        kind: FailureKind,
+        /// What went wrong, and why, outermost first.
+        chain: Vec<String>,
+    },
+}
+
+/// What a failure means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The disk is not one that can be built on.
+    Disk,
+    /// The machine cannot do it.
+    Machine,
+}

@@ -1,0 +1,244 @@
+//! What a build would do: which steps are cached, why the others are not, and how large things become. Writes nothing.
+
+use std::fmt;
+use std::path::Path;
+
+use labwright_core::Digest;
+use serde::Serialize;
+
+use crate::engine::BuildError;
+use crate::guest_program;
+use crate::history::{History, PastStep};
+use crate::home;
+use crate::inputs::{Difference, differences};
+use crate::key::Key;
+use crate::layers::{Layers, Look};
+use crate::plan::{Plan, Step, StepKind};
+
+/// What a build would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forecast {
+    /// The steps, in order.
+    pub steps: Vec<StepForecast>,
+    /// Bytes of the qcow2 file, from the last finished build.
+    pub file_size: Option<u64>,
+}
+
+/// What a build would do about one step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepForecast {
+    /// The step.
+    pub kind: StepKind,
+    /// Its key; none while an input is not there.
+    pub key: Option<Key>,
+    /// Why it has to be built; empty if it is cached.
+    pub reasons: Vec<Reason>,
+    /// Bytes of its layer.
+    pub size: Option<Size>,
+}
+
+impl StepForecast {
+    /// Whether the step's result is there already.
+    pub fn is_cached(&self) -> bool {
+        self.reasons.is_empty()
+    }
+}
+
+/// A number of bytes and where it is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Size {
+    /// The number.
+    pub bytes: u64,
+    /// Where it is from.
+    pub from: SizeFrom,
+}
+
+/// Where a size is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SizeFrom {
+    /// It is the size of what is cached.
+    Cache,
+    /// It was so large when the recipe was last built: an estimate.
+    LastBuild,
+}
+
+/// Why a step has to be built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum Reason {
+    /// The step has an input that it had not at the last build.
+    Added {
+        /// Its name.
+        input: String,
+    },
+    /// The step lacks an input that it had at the last build.
+    Removed {
+        /// Its name.
+        input: String,
+    },
+    /// An input has another value than at the last build.
+    Changed {
+        /// Its name.
+        input: String,
+    },
+    /// The inputs stand in another order.
+    Reordered,
+    /// The base is another one.
+    Base {
+        /// Its digest at the last build.
+        was: Digest,
+    },
+    /// This version of Labwright does the step in another way.
+    Program,
+    /// An earlier step has other inputs than at the last build.
+    Earlier {
+        /// That step.
+        step: StepKind,
+    },
+    /// The step before has to be built.
+    StepBefore {
+        /// That step.
+        step: StepKind,
+    },
+    /// The recipe was never built here.
+    FirstBuild,
+    /// The last build did not have this step.
+    NewStep,
+    /// The last build ended before this step was done.
+    Unfinished,
+    /// The result was there and is gone.
+    Evicted,
+    /// The result is there with another length than it had.
+    Damaged,
+    /// The layer below was made anew since, and the result does not fit on it.
+    OtherParent,
+    /// The base is not there yet, and every key depends on it.
+    BaseMissing,
+    /// A file that is not there yet is an input.
+    InputMissing,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Added { input } => write!(f, "+ {input}"),
+            Self::Removed { input } => write!(f, "- {input}"),
+            Self::Changed { input } => write!(f, "{input} changed"),
+            Self::Reordered => f.write_str("the order changed"),
+            Self::Base { was } => write!(f, "the base changed (it was {})", was.short()),
+            Self::Program => f.write_str("this version of Labwright does it in another way"),
+            Self::Earlier { step } => write!(f, "step `{}` changed", step.as_str()),
+            Self::StepBefore { step } => write!(f, "after `{}`", step.as_str()),
+            Self::FirstBuild => f.write_str("never built here"),
+            Self::NewStep => f.write_str("a new step"),
+            Self::Unfinished => f.write_str("the last build did not come to its end"),
+            Self::Evicted => f.write_str("its layer was removed (gc)"),
+            Self::Damaged => f.write_str("its layer is damaged"),
+            Self::OtherParent => f.write_str("the layer below was made anew since"),
+            Self::BaseMissing => f.write_str("the base is not here yet"),
+            Self::InputMissing => f.write_str("a download is not here yet"),
+        }
+    }
+}
+
+/// How much of a plan can be believed: some inputs may not be there yet, and stand-ins were planned with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Everything.
+    All,
+    /// The base is not there.
+    NoBase,
+    /// Something that this step needs is not there.
+    Before(StepKind),
+}
+
+impl Known {
+    fn missing(self, kind: StepKind) -> Option<Reason> {
+        match self {
+            Self::NoBase => Some(Reason::BaseMissing),
+            Self::Before(first) if kind >= first => Some(Reason::InputMissing),
+            Self::All | Self::Before(_) => None,
+        }
+    }
+}
+
+/// What a build of `plan` below the home directory `home` would do. Changes nothing, also where there is no home.
+pub fn forecast(home: &Path, plan: &Plan, known: Known) -> Result<Forecast, BuildError> {
+    let history = History::load(&home::history(home), &plan.recipe.name);
+    let layers = Layers::at(home::layers(home));
+    // What the next layer must stand on; none once a layer is missing.
+    let mut parent = Some(plan.base.digest.to_string());
+    let mut before: Option<StepKind> = None;
+    let mut steps = Vec::new();
+    for step in &plan.steps {
+        let past = history.as_ref().and_then(|history| history.step(step.kind));
+        let mut reasons = Vec::new();
+        let mut size = past.and_then(|past| past.size).map(|bytes| Size { bytes, from: SizeFrom::LastBuild });
+        let missing = known.missing(step.kind);
+        match (&missing, &parent) {
+            (Some(missing), _) => reasons.push(missing.clone()),
+            (None, None) => {
+                reasons.extend(before.map(|step| Reason::StepBefore { step }));
+                reasons.extend(own(step, past));
+            }
+            (None, Some(below)) => match layers.look(&step.key, below)? {
+                Look::Here(layer) => {
+                    size = Some(Size { bytes: layer.size, from: SizeFrom::Cache });
+                    parent = Some(layer.id);
+                }
+                Look::Damaged => reasons.push(Reason::Damaged),
+                Look::OtherParent => reasons.push(Reason::OtherParent),
+                Look::Absent => reasons.extend(why(plan, step, history.as_ref())),
+            },
+        }
+        if !reasons.is_empty() {
+            parent = None;
+        }
+        before = Some(step.kind);
+        steps.push(StepForecast { kind: step.kind, key: missing.is_none().then(|| step.key.clone()), reasons, size });
+    }
+    Ok(Forecast { steps, file_size: history.and_then(|history| history.file_size) })
+}
+
+/// What changed in the step's own inputs.
+fn own(step: &Step, past: Option<&PastStep>) -> Vec<Reason> {
+    let Some(past) = past else { return Vec::new() };
+    let reason = |difference| match difference {
+        Difference::Added(input) => Reason::Added { input },
+        Difference::Removed(input) => Reason::Removed { input },
+        Difference::Changed(input) => Reason::Changed { input },
+        Difference::Reordered => Reason::Reordered,
+    };
+    differences(&past.inputs, &step.inputs).into_iter().map(reason).collect()
+}
+
+/// Why the first step that has no layer has none.
+fn why(plan: &Plan, step: &Step, history: Option<&History>) -> Vec<Reason> {
+    let Some(history) = history else { return vec![Reason::FirstBuild] };
+    let past = history.step(step.kind);
+    if let Some(past) = past.filter(|past| past.key == step.key) {
+        return vec![if past.done { Reason::Evicted } else { Reason::Unfinished }];
+    }
+    let mut reasons = own(step, past);
+    if history.base != plan.base.digest {
+        reasons.push(Reason::Base { was: history.base.clone() });
+    }
+    if history.program != *guest_program::digest() {
+        reasons.push(Reason::Program);
+    }
+    if past.is_none() {
+        reasons.push(Reason::NewStep);
+    }
+    let earlier = StepKind::ALL.into_iter().filter(|kind| *kind < step.kind).find(|kind| {
+        let now = plan.steps.iter().find(|step| step.kind == *kind).map(|step| &step.inputs);
+        history.step(*kind).map(|past| &past.inputs) != now
+    });
+    reasons.extend(earlier.map(|step| Reason::Earlier { step }));
+    if reasons.is_empty() {
+        // Another key from the same inputs: the way of making it has another number.
+        reasons.push(Reason::Program);
+    }
+    reasons
+}

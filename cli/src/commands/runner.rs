@@ -1,0 +1,59 @@
+//! Which runner builds, and why.
+
+use std::path::Path;
+
+use labwright_builder::{Runner, VmRunner};
+use labwright_core::Arch;
+use labwright_vm::{Accelerator, Probe, probe};
+
+use crate::args::RunnerChoice;
+use crate::commands::Context;
+use crate::error::{CommandError, Kind};
+
+/// The runner to use, which is said together with the reason where the user left the choice to us.
+pub(super) fn choose(
+    choice: RunnerChoice,
+    kernel: Option<&Path>,
+    arch: Arch,
+    context: &Context<'_>,
+) -> Result<Runner, CommandError> {
+    let chroot = Runner::chroot_obstacle();
+    match (choice, chroot) {
+        (RunnerChoice::Auto, None) => {
+            context.ui.note("runner: chroot, the fastest that works here");
+            Ok(Runner::Chroot)
+        }
+        (RunnerChoice::Chroot, None) => Ok(Runner::Chroot),
+        (RunnerChoice::Chroot, Some(obstacle)) => {
+            Err(CommandError::sentence(Kind::Host, format!("the chroot runner does not work here: {obstacle}"))
+                .hint("run it as root, or take `--runner vm`, which needs no privilege"))
+        }
+        (RunnerChoice::Auto, Some(obstacle)) => {
+            let (runner, how) = machine(kernel, arch, context)
+                .map_err(|error| error.context(format!("no runner works here; the chroot runner: {obstacle}")))?;
+            context.ui.note(format!("runner: vm ({obstacle}), {how}"));
+            Ok(runner)
+        }
+        (RunnerChoice::Vm, _) => {
+            let (runner, how) = machine(kernel, arch, context)?;
+            context.ui.note(format!("runner: vm, {how}"));
+            Ok(runner)
+        }
+    }
+}
+
+/// The vm runner, and how fast it will be.
+fn machine(kernel: Option<&Path>, arch: Arch, context: &Context<'_>) -> Result<(Runner, String), CommandError> {
+    let appliance_dir = context.settings.appliance();
+    if let Some(obstacle) = Runner::vm_obstacle(arch, &appliance_dir, kernel) {
+        let text = format!("the vm runner does not work here: {obstacle}");
+        return Err(CommandError::sentence(Kind::Host, text).hint("`labwright doctor` says what to install"));
+    }
+    let Probe { accelerator, reason } = probe(arch, &context.settings.kvm_probe(), context.cancel)?;
+    let how = match accelerator {
+        Accelerator::Kvm => "with KVM".to_owned(),
+        Accelerator::Tcg => format!("emulated, which takes several times as long: {reason}"),
+    };
+    let runner = VmRunner { accelerator, kernel: kernel.map(Path::to_owned), appliance_dir };
+    Ok((Runner::Vm(runner), how))
+}
