@@ -414,7 +414,17 @@ impl Run<'_> {
             top = next;
             self.log.event(Event::Finished { step: name, outcome });
         }
-        self.search(&mut session)?;
+        let leaks = self.search(&mut session)?;
+        if !leaks.is_empty() {
+            // A layer that is stored only now would stay.
+            for stored in storing {
+                stored.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            }
+            for step in self.plan.steps.iter().skip_while(|step| step.secrets.is_empty()) {
+                self.layers.remove(&step.key)?;
+            }
+            return Err(BuildError::Leaked { leaks, log: self.log.path().to_owned() });
+        }
         self.log.event(Event::Started { step: "compress".to_owned() });
         let compression = match self.plan.recipe.compression {
             Compression::Zstd => wire::Compression::Zstd,
@@ -461,11 +471,11 @@ impl Run<'_> {
         }
     }
 
-    /// Makes sure that the finished disk holds none of the secrets; otherwise nothing that may hold them stays cached.
-    fn search(&self, session: &mut Session) -> Result<(), BuildError> {
+    /// Where the finished disk holds any of the secrets.
+    fn search(&self, session: &mut Session) -> Result<Vec<Leak>, BuildError> {
         const SEARCH: &str = "search for secrets";
         if self.options.secrets.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.log.event(Event::Started { step: SEARCH.to_owned() });
         let leaks = session
@@ -473,12 +483,8 @@ impl Run<'_> {
             .map_err(|source| self.broken(source))?;
         if leaks.is_empty() {
             self.log.event(Event::Finished { step: SEARCH.to_owned(), outcome: "none found".to_owned() });
-            return Ok(());
         }
-        for step in self.plan.steps.iter().skip_while(|step| step.secrets.is_empty()) {
-            self.layers.remove(&step.key)?;
-        }
-        Err(BuildError::Leaked { leaks, log: self.log.path().to_owned() })
+        Ok(leaks)
     }
 
     fn run_step(&self, session: &mut Session, step: &Step) -> Result<Vec<serde_json::Value>, BuildError> {

@@ -1,6 +1,8 @@
 //! What is in a built disk and what is not, what a build does to its host, and when it works at all.
 
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
 use serde_json::Value;
@@ -70,6 +72,9 @@ fn build_commands_do_no_harm_to_the_host() {
         return;
     }
     let world = World::new("hostile", "");
+    let name = format!("labwright-hostile-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
     let secret = world.lab.write("secret", "of the host\n");
     let mut victim = Victim::start();
     let device = fs_err::metadata(&secret).unwrap().dev();
@@ -78,6 +83,11 @@ fn build_commands_do_no_harm_to_the_host() {
     let knob = Path::new("/proc/sys/kernel/printk_ratelimit_burst");
     let before = fs_err::read_to_string(knob).unwrap();
     let host_name = tool("uname", &["-n"]);
+    // Landlock keeps abstract sockets apart from Linux 6.12 on.
+    let release = String::from_utf8(tool("uname", &["-r"])).unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let scoped = has("landlock", (numbers.next(), numbers.next()) >= (Some(6), Some(12)));
+    let socket = if scoped { "got socket" } else { "true" };
     let body = format!(
         r#"runcmd:
   - |
@@ -101,6 +111,18 @@ fn build_commands_do_no_harm_to_the_host() {
     date -s @0 && got clock
     ls /dev/loop-control /dev/sda /dev/vda /dev/kmsg /dev/fuse && got devices
     test -d /sys/block/loop0 && echo 1 > /sys/block/loop0/queue/read_ahead_kb && got sys
+    for fd in /proc/[0-9]*/fd/*; do test -e "$fd{secret}" && got "$fd"; done
+    perl -MSocket -e 'socket(S, PF_UNIX, SOCK_STREAM, 0); exit !connect(S, pack_sockaddr_un("\0{name}"))' && {socket}
+    perl -MSocket -e 'socket(L, PF_UNIX, SOCK_STREAM, 0); bind(L, pack_sockaddr_un("\0{name}-own")); listen(L, 1);
+        socket(S, PF_UNIX, SOCK_STREAM, 0); exit !connect(S, pack_sockaddr_un("\0{name}-own"))' || got 'no socket of its own'
+    dd if=/dev/zero of=/opt/fill bs=1M && got 'endless space'
+    rm /opt/fill
+    yes flood | head -c 200000; tr "\\0" x < /dev/zero | head -c 3000000
+    (i=0; while [ $i -lt 3000 ]; do sleep 1000 & i=$((i+1)); done) 2>/dev/null
+    set -- /proc/[0-9]*
+    echo $# > /opt/processes
+    kill -9 -1
+    until set -- /proc/[0-9]*; test $# -lt 50; do :; done
     for i in 1 2 3 4 5; do setsid sh -c 'trap "" TERM HUP; while :; do sleep 1; done' & done
     kill -9 -1
     echo ended > /opt/ended
@@ -117,6 +139,13 @@ fn build_commands_do_no_harm_to_the_host() {
     disk.check();
     assert_eq!(disk.read("/opt/broke"), "", "what the commands could do");
     assert_eq!(disk.read("/opt/ended"), "ended\n", "the commands ran to their end");
+    let controlled = Path::new("/sys/fs/cgroup/pids").exists()
+        || fs_err::read_to_string("/sys/fs/cgroup/cgroup.subtree_control").is_ok_and(|list| list.contains("pids"));
+    if has("cgroup", controlled) {
+        let processes: u32 = disk.read("/opt/processes").trim().parse().unwrap();
+        assert!((1000..=2048).contains(&processes), "a bomb of 3000 processes came to {processes}");
+    }
+    drop(listener);
     world.assert_nothing_left("hostile commands");
 }
 

@@ -5,8 +5,9 @@
 //! actions in order and puts everything back that it changed for their time: resolv.conf, policy-rc.d, grub-probe.
 //!
 //! It never decides what to build, mounts no disk, reads nothing of the host but what the request binds, and starts no
-//! threads. It guards against accidents: with network a step shares the host's network namespace, so it reaches the
-//! host's loopback addresses and abstract sockets. Strangers' recipes and disks belong into a virtual machine.
+//! threads. It guards against accidents: with network a step shares the host's network namespace, so it reaches services
+//! on the host's loopback addresses, and on kernels before 6.12 abstract sockets. Strangers' recipes and disks belong into
+//! a virtual machine.
 //!
 //! Main types: [`protocol::Request`], [`protocol::Action`], [`protocol::Message`], [`client::Outcome`].
 //!

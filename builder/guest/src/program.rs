@@ -133,6 +133,7 @@ fn run(session: &mut Session, request: &Request) -> Result<(), Failed> {
     session.terminal = request.terminal.as_deref().map(shell::open_terminal).transpose().map_err(early)?;
     space::keep_descriptors_to_ourselves().map_err(early)?;
     let bare = space::enter(request).map_err(early)?;
+    space::scope_sockets().map_err(early)?;
     no_sync::pretend_to_sync().map_err(early)?;
     space::drop_capabilities().map_err(early)?;
     if bare_only {

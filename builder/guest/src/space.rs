@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use labwright_core::NamedSecret;
+use landlock::{CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
@@ -264,6 +265,26 @@ fn attach(bind: &Bind, mount: &OwnedFd) -> Result<(), StepError> {
     let access = if bind.read_only { MountFlags::RDONLY } else { MountFlags::empty() };
     let flags = MountFlags::BIND | MountFlags::NODEV | MountFlags::NOSUID | access;
     rustix::mount::mount_remount(target, flags, c"").doing("restrict", target)
+}
+
+/// Keeps the guest from abstract sockets of the host, which a shared network namespace would show it; its own go on to
+/// work. Kernels before 6.12 know no such rule, and those without Landlock none at all. Needs `CAP_SYS_ADMIN`: set-uid
+/// programs must go on to work too.
+pub(crate) fn scope_sockets() -> Result<(), StepError> {
+    let fail = |source: RulesetError| StepError::System {
+        what: "keep the guest from the host's sockets",
+        source: std::io::Error::other(source),
+    };
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .scope(Scope::AbstractUnixSocket)
+        .map_err(fail)?
+        .create()
+        .map_err(fail)?
+        .no_new_privs(false)
+        .restrict_self()
+        .map_err(fail)?;
+    Ok(())
 }
 
 /// Gives up every capability that a step does not need, for good. Set-uid programs go on to work.

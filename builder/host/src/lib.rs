@@ -5,6 +5,7 @@
 //!
 //! This crate never decides what to run or why, and never talks to the user.
 
+mod cgroup;
 mod child;
 mod error;
 mod hidden;
@@ -12,6 +13,7 @@ mod invocation;
 mod peer;
 mod tool;
 
+pub use cgroup::ProcessLimit;
 pub use child::Running;
 pub use error::ToolError;
 pub use hidden::hide_variable;

@@ -4,7 +4,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use rustix::thread::UnshareFlags;
 
-use crate::ToolError;
+use crate::{ProcessLimit, ToolError};
 
 /// A program of ours that is talked to over its stdin and stdout. Dropping it ends it.
 #[derive(Debug)]
@@ -35,7 +35,16 @@ impl Peer {
         Self::start(program, args, crate::child::set_death_signal, true)
     }
 
-    fn start(program: &Path, args: &[&str], prepare: fn(&mut Command), kill: bool) -> Result<Self, ToolError> {
+    /// As [`Peer::child`], with all that it starts in a limited group from its first moment on.
+    pub fn limited_child(program: &Path, args: &[&str], limit: &ProcessLimit) -> Result<Self, ToolError> {
+        let prepare = |command: &mut Command| {
+            crate::child::set_death_signal(command);
+            enter(command, limit);
+        };
+        Self::start(program, args, prepare, true)
+    }
+
+    fn start(program: &Path, args: &[&str], prepare: impl FnOnce(&mut Command), kill: bool) -> Result<Self, ToolError> {
         let line = format!("{} {}", program.display(), args.join(" "));
         #[expect(clippy::disallowed_methods, reason = "this crate starts the processes of the host")]
         let mut command = Command::new(program);
@@ -86,6 +95,22 @@ fn detach(command: &mut Command) {
         command.pre_exec(|| {
             let flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
             rustix::thread::unshare_unsafe(flags)?;
+            Ok(())
+        });
+    }
+}
+
+/// Has the program enter the group before it begins.
+#[expect(unsafe_code, reason = "pre_exec runs between fork and exec; the closure makes one system call")]
+fn enter(command: &mut Command, limit: &ProcessLimit) {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::process::CommandExt;
+    let entrance = limit.entrance().as_raw_fd();
+    // SAFETY: the closure allocates nothing and calls write(2), which is async-signal-safe. The descriptor is open while
+    // the program is started, as `limit` is borrowed until then.
+    unsafe {
+        command.pre_exec(move || {
+            rustix::io::write(std::os::fd::BorrowedFd::borrow_raw(entrance), b"0")?;
             Ok(())
         });
     }

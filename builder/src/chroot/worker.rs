@@ -20,7 +20,7 @@ use labwright_guest::audit::{self, Needles};
 use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::free_space::zero_free_space;
 use labwright_guest::protocol::{self, Message};
-use labwright_host::{Peer, become_first_process};
+use labwright_host::{Peer, ProcessLimit, become_first_process};
 
 use super::leaks;
 use super::mounts::Mounted;
@@ -37,6 +37,10 @@ pub(super) const GUEST: &str = "labwright-guest";
 
 /// With less room than this, in bytes, an overlay cannot grow by the clusters and tables that one write may need.
 const LITTLE_ROOM: u64 = 1 << 20;
+
+/// How many processes and threads a step may have: a multiple of what package managers and compilers need, and little
+/// for a host. The kernel's own limit for users does not hold for root.
+const PROCESSES: u32 = 2048;
 
 pub(crate) type Result<T> = std::result::Result<T, Failed>;
 
@@ -210,9 +214,15 @@ struct Disk {
     root: Root,
     work: PathBuf,
     size: ByteSize,
+    /// How many steps were run.
+    steps: usize,
     cancel: Cancel,
     /// Whether what cannot be mounted was told.
     told: bool,
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
 
 /// Makes the work directory the place where everything happens.
@@ -247,7 +257,7 @@ impl Disk {
         let layers = LayerFiles::open(spec.lower.iter().map(|(path, format)| (path.as_path(), *format)))?;
         let chain = Chain::open(&spec, &cancel)?;
         let root = find_root(chain.export_path(), Path::new("look")).map_err(|error| Failed::base(&error))?;
-        Ok(Self { mounted: None, chain, layers, root, work: open.work, size: open.size, cancel, told: false })
+        Ok(Self { mounted: None, chain, layers, root, work: open.work, size: open.size, steps: 0, cancel, told: false })
     }
 
     /// Grows the root's partition to the end of the disk, and its file system to the end of the partition.
@@ -311,7 +321,13 @@ impl Disk {
             None => None,
         };
         let program = self.work.join(GUEST);
-        let mut guest = Peer::child(&program, &["step"])?;
+        let id = format!("{}-{}", file_name(&self.work), self.steps);
+        self.steps += 1;
+        let limit = ProcessLimit::new(PROCESSES, &id);
+        let mut guest = match &limit {
+            Some(limit) => Peer::limited_child(&program, &["step"], limit)?,
+            None => Peer::child(&program, &["step"])?,
+        };
         let (mut stdin, mut stdout) = guest.pipes().expect("the pipes were not taken before");
         let sources = step.sources;
         let result = client::run_step(
@@ -327,6 +343,9 @@ impl Disk {
         );
         drop(stdin);
         drop(guest);
+        if let Some(limit) = limit {
+            limit.close()?;
+        }
         drop(write_back);
         let outcome = result.map_err(|error| guest_failure(&error))?;
         reports(outcome)
