@@ -6,6 +6,7 @@ use std::io;
 use std::process::{ExitCode, Stdio};
 
 use labwright_disk::filesystem::FilesystemError;
+use labwright_disk::free_space::FreeSpaceError;
 use labwright_disk::layout::LayoutError;
 use labwright_disk::mount::MountError;
 use labwright_disk::online::OnlineError;
@@ -38,6 +39,8 @@ pub(crate) enum Error {
     Online(#[from] OnlineError),
     #[error(transparent)]
     Mount(#[from] MountError),
+    #[error(transparent)]
+    FreeSpace(#[from] FreeSpaceError),
 }
 
 impl Error {
@@ -132,8 +135,8 @@ fn carry_out(
 ) -> Result<Reply, Error> {
     match order {
         Order::Open => {
-            let opened = disk.insert(Disk::open(machine::disk(0)?, modules)?);
-            Ok(Reply::Opened { root: opened.root_size(), small_blocks: opened.small_blocks()? })
+            let opened = disk.insert(Disk::open(machine::disk('a')?, modules)?);
+            Ok(Reply::Opened { root: opened.root_size(), keeps_deleted: opened.keeps_deleted() })
         }
         Order::Grow => disk.as_mut().ok_or(Error::Closed)?.grow().map(|()| Reply::Done),
         Order::Step => {

@@ -5,7 +5,7 @@
 //!   [`mount`] mounts that.
 //! - [`table`] reads, creates and grows partition tables; [`filesystem`] recognises and grows file systems;
 //!   [`layout`] finds the root.
-//! - [`online`] grows file systems while they are mounted.
+//! - [`online`] grows file systems while they are mounted; [`free_space`] erases what was deleted.
 //! - [`qcow2_writer`] writes the finished disk, compressed and reproducible.
 //!
 //! This crate never decides what a disk is for: it knows no recipe, no cache, no cloud-init. It never follows a name
@@ -22,6 +22,7 @@
 
 pub mod chain;
 pub mod filesystem;
+pub mod free_space;
 pub mod inspect;
 pub mod layout;
 pub mod loop_device;

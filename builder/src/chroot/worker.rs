@@ -15,17 +15,13 @@ use labwright_disk::layout::{Root, find_root};
 use labwright_disk::loop_device::{Access, LoopDevice};
 use labwright_disk::mount::{Flags, Mount, make_rprivate};
 use labwright_disk::qcow2_writer::{self, Compression, WriteOptions};
-use labwright_disk::table;
+use labwright_disk::{free_space, table};
 use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::protocol::{self, Message};
 use labwright_host::{Invocation, Peer, Tool, become_first_process};
 
 use super::wire::{self, Failure, FailureKind, Flattened, INNER, OUTER, Opened, Order, Reply, Source, Step};
 use crate::guest_program;
-
-/// Seen with a base of 1 KiB blocks, which mke2fs chooses for file systems below 512 MiB.
-pub(crate) const SMALL_BLOCKS: &str = "the root file system has blocks below 4 KiB: what the recipe deletes can stay readable in \
-                            the image's free blocks, so keep secrets out of this build or use another base";
 
 /// The name of the guest program in the work directory.
 const GUEST: &str = "labwright-guest";
@@ -169,9 +165,6 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
     match order {
         Order::Open(open) => {
             let opened = Disk::open(open)?;
-            if opened.keeps_deleted_data()? {
-                replies.event(Event::Warning(SMALL_BLOCKS.to_owned()));
-            }
             let root = ByteSize::from_bytes(opened.root.size);
             *disk = Some(opened);
             Ok(Reply::Opened(Opened { root }))
@@ -241,7 +234,7 @@ impl Disk {
 
     /// Whether free blocks can be too small to be dropped: an ext4 root with blocks below the 4 KiB of a page, to which
     /// the kernel rounds what it discards.
-    fn keeps_deleted_data(&self) -> Result<bool> {
+    fn has_small_blocks(&self) -> Result<bool> {
         if self.root.filesystem.kind != FilesystemKind::Ext4 {
             return Ok(false);
         }
@@ -380,10 +373,22 @@ impl Disk {
     }
 
     fn commit(&mut self, next: &Path, finished_as: String, trim: bool) -> Result<()> {
+        let small_blocks = trim && self.has_small_blocks()?;
+        let mut free = None;
         if trim {
-            self.mount()?.mount.fstrim()?;
+            let mount = &self.mount()?.mount;
+            // Blocks are free once the journal says so.
+            mount.syncfs()?;
+            mount.fstrim()?;
+            free = free_space::list(mount.target())?;
         }
         self.unmount()?;
+        // Those that are smaller than a page were not dropped.
+        if let Some(free) = free.filter(|_| small_blocks) {
+            let device = self.attach()?;
+            free_space::erase(device.path(), &free)?;
+            device.close()?;
+        }
         let backing = Backing { name: finished_as, format: Format::Qcow2 };
         create_overlay(next, &backing, self.size.bytes(), &self.cancel)?;
         self.chain.snapshot(next)?;
