@@ -13,5 +13,6 @@ mod boot;
 mod disks;
 mod faults;
 mod remote;
+mod runners;
 mod servers;
 mod world;
