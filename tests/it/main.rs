@@ -16,6 +16,7 @@ mod faults;
 mod plan;
 mod remote;
 mod roots;
+mod runners;
 mod secrets;
 mod servers;
 mod shell;

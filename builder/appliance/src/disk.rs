@@ -1,6 +1,5 @@
 //! The disk being built on: its root is found, grown, mounted and let go of.
 
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use labwright_disk::filesystem::FilesystemKind;
 use labwright_disk::layout::{Root, candidates, find_root};
 use labwright_disk::mount::{Flags, Mount};
 use labwright_disk::{online, table};
+use labwright_guest::free_space::zero_free_space;
 use labwright_guest::protocol::{DiskInfo, FileSystemInfo};
 use rustix::ioctl::{NoArg, Opcode};
 
@@ -61,18 +61,9 @@ impl Disk {
         self.root.size
     }
 
-    /// Whether it is an ext4 root with blocks below the 4 KiB of a page, to which the kernel rounds what it discards.
-    pub(crate) fn small_blocks(&self) -> Result<bool, Error> {
-        if self.root.filesystem.kind != FilesystemKind::Ext4 {
-            return Ok(false);
-        }
-        // s_log_block_size of the superblock, which lies at byte 1024: 0 stands for 1 KiB, 2 for 4 KiB.
-        let mut log_block_size = [0; 4];
-        let disk = fs_err::File::open(&self.device).doing(|| "open the disk".to_owned())?;
-        disk.file()
-            .read_exact_at(&mut log_block_size, self.root.offset + 1024 + 24)
-            .doing(|| "read the disk".to_owned())?;
-        Ok(u32::from_le_bytes(log_block_size) < 2)
+    /// Whether what is deleted can stay in free blocks: btrfs does not list them.
+    pub(crate) fn keeps_deleted(&self) -> bool {
+        self.root.filesystem.kind == FilesystemKind::Btrfs
     }
 
     /// Grows the root's partition to the end of the disk, and its file system to the end of the partition.
@@ -142,12 +133,22 @@ impl Disk {
     }
 
     /// Makes sure that everything written so far is on the disk, and lets go of it. With `trim`, what the file system
-    /// has freed is dropped first.
+    /// has freed is dropped and erased.
     pub(crate) fn commit(&mut self, trim: bool) -> Result<(), Error> {
         if trim {
-            self.mount()?.fstrim()?;
+            let mount = self.mount()?;
+            // Blocks are free once the journal says so.
+            mount.syncfs()?;
+            mount.fstrim()?;
         }
-        self.unmount()
+        self.unmount()?;
+        if trim {
+            // What trimming leaves: see there.
+            let node = fs_err::OpenOptions::new().read(true).write(true).open(self.node());
+            let node = node.doing(|| "open the root's partition".to_owned())?;
+            zero_free_space(&node, 0, self.root.size)?;
+        }
+        Ok(())
     }
 
     fn unmount(&mut self) -> Result<(), Error> {

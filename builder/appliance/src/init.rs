@@ -11,6 +11,7 @@ use labwright_disk::mount::MountError;
 use labwright_disk::online::OnlineError;
 use labwright_disk::table::TableError;
 use labwright_guest::frame::{self, FrameError};
+use labwright_guest::free_space::FreeSpaceError;
 
 use crate::disk::{Disk, Scratch, TARGET};
 use crate::machine::{self, Modules};
@@ -38,6 +39,8 @@ pub(crate) enum Error {
     Online(#[from] OnlineError),
     #[error(transparent)]
     Mount(#[from] MountError),
+    #[error(transparent)]
+    FreeSpace(#[from] FreeSpaceError),
 }
 
 impl Error {
@@ -132,8 +135,8 @@ fn carry_out(
 ) -> Result<Reply, Error> {
     match order {
         Order::Open => {
-            let opened = disk.insert(Disk::open(machine::disk(0)?, modules)?);
-            Ok(Reply::Opened { root: opened.root_size(), small_blocks: opened.small_blocks()? })
+            let opened = disk.insert(Disk::open(machine::disk('a')?, modules)?);
+            Ok(Reply::Opened { root: opened.root_size(), keeps_deleted: opened.keeps_deleted() })
         }
         Order::Grow => disk.as_mut().ok_or(Error::Closed)?.grow().map(|()| Reply::Done),
         Order::Step => {

@@ -88,30 +88,17 @@ pub(crate) fn port() -> Result<File, Error> {
     Ok(file.doing(|| format!("open {}", path.display()))?.into_parts().0)
 }
 
-/// Finds the disk with a number on the SCSI bus, and has it drop blocks in a way that leaves nothing of them.
-pub(crate) fn disk(number: u32) -> Result<PathBuf, Error> {
-    let (sysfs, device) = wait_for("a disk", || {
-        let disks = fs_err::read_dir("/sys/class/scsi_disk").ok()?;
-        disks.flatten().find_map(|entry| {
-            // Host, channel, target, unit.
-            let name = entry.file_name().into_string().ok()?;
-            if name.split(':').nth(2)? != number.to_string() {
-                return None;
-            }
-            let block = fs_err::read_dir(entry.path().join("device/block")).ok()?.flatten().next()?;
-            let device = Path::new("/dev").join(block.file_name());
-            device.exists().then_some((entry.path(), device))
-        })
-    })?;
-    // QEMU drops what is unmapped only in whole clusters, and drops or overwrites what is written as zeros to the byte.
-    let mode = sysfs.join("provisioning_mode");
-    fs_err::write(&mode, "writesame_16").doing(|| format!("write {}", mode.display()))?;
-    Ok(device)
+/// Waits for the disk with this letter.
+pub(crate) fn disk(letter: char) -> Result<PathBuf, Error> {
+    wait_for("a disk", || {
+        let device = PathBuf::from(format!("/dev/vd{letter}"));
+        device.exists().then_some(device)
+    })
 }
 
 /// Mounts the disk for what is needed only while building.
 pub(crate) fn scratch() -> Result<Scratch, Error> {
-    let device = disk(1)?;
+    let device = disk('b')?;
     let target = Path::new("/scratch");
     rustix::mount::mount(&device, target, "ext4", MountFlags::NODEV | MountFlags::NOATIME, None)
         .doing(|| format!("mount {} on {}", device.display(), target.display()))?;

@@ -16,7 +16,7 @@ pub enum Order {
     Step,
     /// Makes sure that everything is on the disk, and lets go of it.
     Commit {
-        /// Whether what the file system has freed is dropped first.
+        /// Whether what the file system has freed is erased as well: behind the last step.
         trim: bool,
     },
 }
@@ -29,8 +29,8 @@ pub enum Reply {
     Opened {
         /// The size of the root file system's partition, in bytes.
         root: u64,
-        /// Whether free blocks are too small to be dropped one by one.
-        small_blocks: bool,
+        /// Whether what was deleted can stay in free blocks at the end.
+        keeps_deleted: bool,
     },
     /// The order was carried out.
     Done,

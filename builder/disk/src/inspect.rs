@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use fs_err::File;
 
+#[cfg(feature = "writer")]
 pub(crate) use qcow2::parse_overlay_header;
 pub use qcow2::{Header, parse_header};
 pub use refusal::Refusal;

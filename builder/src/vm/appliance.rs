@@ -13,7 +13,7 @@ use labwright_host::{Invocation, Tool, ToolError};
 use serde::{Deserialize, Serialize};
 
 use super::initramfs::Archive;
-use super::kernel_modules::{depends, normal, order};
+use super::kernel_modules::{depends, normal, order, wanted};
 use super::package::{self, PackageError};
 use crate::guest_program;
 
@@ -90,6 +90,8 @@ struct Pin {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
+    /// The modules that were looked for.
+    wanted: Vec<String>,
     /// By name.
     digests: BTreeMap<String, Digest>,
     /// What each module needs.
@@ -131,6 +133,13 @@ pub(crate) fn obtain(
     {
         return Ok(appliance);
     }
+    if let Some(pin) = &pin {
+        // Another version of this program may want more of the package.
+        let deb = deb_path(dir, &pin.digest);
+        if deb.exists() && file_digest(&deb)? == pin.digest {
+            return keep(dir, &deb, &pin.digest);
+        }
+    }
     let (package, version) = match &pin {
         Some(pin) => (pin.package.clone(), pin.version.clone()),
         None => newest(arch, cancel)?,
@@ -147,10 +156,16 @@ pub(crate) fn obtain(
         _ => {}
     }
     let appliance = keep(dir, &deb, &digest)?;
+    fs_err::rename(&deb, deb_path(dir, &digest))?;
     let text = serde_json::to_vec_pretty(&Pin { package, version, digest }).expect("a pin is plain data");
     replace(&pin_path, &text)?;
     work.close()?;
     Ok(appliance)
+}
+
+/// Where the package itself is kept.
+fn deb_path(dir: &Path, digest: &Digest) -> PathBuf {
+    dir.join(format!("{}.deb", digest.hex()))
 }
 
 fn pin_path(dir: &Path, arch: Arch) -> PathBuf {
@@ -246,8 +261,8 @@ fn keep(dir: &Path, deb: &Path, digest: &Digest) -> Result<Appliance, ApplianceE
         }
         Ok(())
     })?;
-    let wanted: Vec<String> = order(&needs).into_iter().flat_map(|(_, names)| names).collect();
-    needs.retain(|name, _| wanted.contains(name));
+    let taken: Vec<String> = order(&needs).into_iter().flat_map(|(_, names)| names).collect();
+    needs.retain(|name, _| taken.contains(name));
     let half = tempfile::Builder::new().prefix(".half-").tempdir_in(dir)?;
     let mut digests = BTreeMap::new();
     let mut add = |name: String, bytes: &[u8]| {
@@ -263,14 +278,14 @@ fn keep(dir: &Path, deb: &Path, digest: &Digest) -> Result<Appliance, ApplianceE
             return add(KERNEL.to_owned(), &bytes);
         }
         match module_name(path) {
-            Some(name) if wanted.contains(&name) => add(format!("{name}.ko"), &module(path, content)?),
+            Some(name) if taken.contains(&name) => add(format!("{name}.ko"), &module(path, content)?),
             _ => Ok(()),
         }
     })?;
     if !digests.contains_key(KERNEL) {
         return Err(ApplianceError::NoKernel { package: deb.to_owned() });
     }
-    let manifest = Manifest { digests, needs };
+    let manifest = Manifest { wanted: wanted(), digests, needs };
     let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
     fs_err::write(half.path().join(MANIFEST), text)?;
     let finished = dir.join(digest.hex());
@@ -313,6 +328,9 @@ fn open(dir: &Path) -> Result<Option<Appliance>, ApplianceError> {
         Err(error) => return Err(error.into()),
     };
     let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) else { return Ok(None) };
+    if manifest.wanted != wanted() {
+        return Ok(None);
+    }
     for (name, digest) in &manifest.digests {
         match fs_err::read(dir.join(name)) {
             Ok(bytes) if Digest::sha256(&bytes) == *digest => {}
@@ -400,6 +418,13 @@ mod tests {
         assert_eq!(fs_err::read(obtain().kernel()).unwrap(), b"kernel");
         let left: Vec<_> = fs_err::read_dir(home.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{left:?}");
+
+        // A version of this program that wanted other modules.
+        let manifest = appliance.dir.join(MANIFEST);
+        let text = fs_err::read_to_string(&manifest).unwrap().replace("\"virtio_blk\"", "\"virtio_scsi\"");
+        fs_err::write(&manifest, text).unwrap();
+        assert!(open(&appliance.dir).unwrap().is_none());
+        assert!(open(&obtain().dir).unwrap().is_some());
 
         fs_err::write(&deb, package::tests::package(&files[1..])).unwrap();
         let error = super::obtain(home.path(), Arch::Amd64, Some(&deb), &Quiet, &Cancel::new()).unwrap_err();

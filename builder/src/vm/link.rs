@@ -14,6 +14,9 @@ use super::session::VmError;
 /// How often a waiting call looks whether it should go on.
 const POLL: Duration = Duration::from_millis(50);
 
+/// How long a machine may take to end once it has closed the stream.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// How many lines of the console an error shows.
 const CONSOLE_LINES: usize = 20;
 
@@ -40,9 +43,21 @@ impl<'a> Watch<'a> {
         Rc::new(RefCell::new(Self { machine, cancel, what, limit, end: Instant::now() + limit, stopped: None }))
     }
 
-    /// Why the stream was given up, if it was; the machine's own end comes before what it broke.
+    /// Why the stream was given up, or broke: a machine that ends closes it a moment before.
     pub(crate) fn stopped(&mut self) -> Option<VmError> {
-        self.stopped.take().or_else(|| self.machine.check().err().map(VmError::from))
+        let end = Instant::now() + LAST_WORDS;
+        loop {
+            if let Some(stopped) = self.stopped.take() {
+                return Some(stopped);
+            }
+            if let Err(error) = self.machine.check() {
+                return Some(error.into());
+            }
+            if Instant::now() > end {
+                return None;
+            }
+            std::thread::sleep(POLL);
+        }
     }
 
     fn check(&mut self) -> Result<(), VmError> {

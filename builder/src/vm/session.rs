@@ -15,7 +15,7 @@ use labwright_guest::client::{self, ClientError};
 use labwright_guest::frame::{self, FrameError};
 use labwright_guest::protocol::Message;
 use labwright_host::{Invocation, Tool, ToolError};
-use labwright_vm::{Cache, DirectKernel, DiskBus, DiskFormat, Drive, Layer, Machine, Port, RunningMachine, Screen};
+use labwright_vm::{Cache, DirectKernel, DiskFormat, Drive, Layer, Machine, NoRoom, Port, RunningMachine, Screen};
 
 use super::appliance::{self, Appliance, ApplianceError};
 use super::link::{End, Watch};
@@ -23,10 +23,6 @@ use super::{VmRunner, network};
 use crate::chroot::wire::{self, FailureKind};
 use crate::chroot::{Leak, SessionError, leaks, worker};
 use crate::layer_files::LayerFiles;
-
-/// Seen with a base of 1 KiB blocks, which mke2fs chooses for file systems below 512 MiB.
-const SMALL_BLOCKS: &str = "the root file system has blocks below 4 KiB: what the recipe deletes can stay readable in \
-                            the image's free blocks, so keep secrets out of this build or use another base";
 
 /// How long the machine may take to start and to find the root. Emulated on a busy host it takes half a minute.
 const START: Duration = Duration::from_mins(5);
@@ -45,6 +41,10 @@ const SCRATCH_SIZE: u64 = 32 << 30;
 
 /// Where the guest's package manager keeps what it fetched.
 const ARCHIVES: &str = "/var/cache/apt/archives";
+
+/// btrfs does not tell which blocks are free, and QEMU drops what the machine discards only in whole clusters.
+const KEEPS_DELETED: &str = "the root file system is btrfs: what the recipe deletes can stay readable in the image's \
+                             free blocks, so keep secrets out of this build or use the chroot runner";
 
 /// Why the vm runner did not carry out an order.
 #[derive(Debug, thiserror::Error)]
@@ -152,9 +152,9 @@ impl Session {
         let stream = machine.connect(0)?;
         let mut session = Self { machine, stream, work, size, layers };
         match session.order(&Order::Open, "start", START, cancel)? {
-            Reply::Opened { root, small_blocks } => {
-                if small_blocks {
-                    reporter.event(Event::Warning(SMALL_BLOCKS.to_owned()));
+            Reply::Opened { root, keeps_deleted } => {
+                if keeps_deleted {
+                    reporter.event(Event::Warning(KEEPS_DELETED.to_owned()));
                 }
                 Ok((session, wire::Opened { root: ByteSize::from_bytes(root) }))
             }
@@ -223,7 +223,8 @@ impl Session {
             Err(ClientError::Talk { .. } | ClientError::Ended) => Ok(()),
             _ => await_end(&mut reader),
         };
-        if let Some(error) = watch.borrow_mut().stopped() {
+        let broken = ended.is_err() || matches!(outcome, Err(ClientError::Talk { .. } | ClientError::Ended));
+        if broken && let Some(error) = watch.borrow_mut().stopped() {
             return Err(error.into());
         }
         ended?;
@@ -370,7 +371,7 @@ fn machine(runner: &VmRunner, arch: Arch, open: wire::Open, appliance: &Applianc
     machine.cpus = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
     machine.memory = ByteSize::from_bytes(memory());
     machine.screen = Screen::None;
-    machine.disk_bus = DiskBus::VirtioScsi;
+    machine.no_room = NoRoom::Fail;
     machine.kernel =
         Some(DirectKernel { kernel: appliance.kernel(), initrd: Some(initrd), append: Appliance::command_line() });
     machine.ports = vec![Port { name: labwright_appliance::PORT.to_owned(), socket: work.join("p") }];

@@ -5,7 +5,7 @@ use std::path::Path;
 use labwright_core::Arch;
 use serde_json::{Value, json};
 
-use crate::{Accelerator, Cache, DiskBus, DiskFormat, Drive, Firmware, Internet, Machine, Screen};
+use crate::{Accelerator, Cache, DiskFormat, Drive, Firmware, Internet, Machine, NoRoom, Screen};
 
 impl Machine {
     /// QEMU's arguments, without the program's name. Paths that are not UTF-8 are refused at start.
@@ -45,23 +45,20 @@ impl Machine {
             }
             argv.option("-append", kernel.append.clone());
         }
-        if self.disk_bus == DiskBus::VirtioScsi {
-            argv.option("-device", "virtio-scsi-pci,id=scsi");
-        }
         for (index, drive) in self.disks.iter().enumerate() {
             for node in disk_nodes(index, drive) {
                 argv.option("-blockdev", node.to_string());
             }
-            let device = match self.disk_bus {
-                DiskBus::VirtioBlk => format!("virtio-blk-pci,id=vd{index},drive=disk{index}"),
-                // A full disk of the host is an error for the guest; by default QEMU would stop the machine and wait.
-                DiskBus::VirtioScsi => format!(
-                    "scsi-hd,id=sd{index},bus=scsi.0,scsi-id={index},drive=disk{index},werror=report,rerror=report"
-                ),
-            };
+            let mut device = format!("virtio-blk-pci,id=vd{index},drive=disk{index}");
+            if self.no_room == NoRoom::Fail {
+                device.push_str(",werror=report,rerror=report");
+            }
             // A kernel that QEMU loads has the first place already.
-            let order = if self.kernel.is_none() { format!(",bootindex={index}") } else { String::new() };
-            argv.option("-device", format!("{device}{order}"));
+            if self.kernel.is_none() {
+                device.push_str(",bootindex=");
+                device.push_str(&index.to_string());
+            }
+            argv.option("-device", device);
         }
         let mut network = format!(
             "user,id=net0,restrict={}",

@@ -32,7 +32,7 @@ pub use console::console_tail;
 pub use error::{NotReady, QmpError, VmError};
 pub use firmware::{Firmware, find_uefi};
 pub use http::{HttpError, free_port, http_status};
-pub use machine::{Cache, DirectKernel, DiskBus, DiskFormat, Drive, Forward, Internet, Layer, Machine, Port, Screen};
+pub use machine::{Cache, DirectKernel, DiskFormat, Drive, Forward, Internet, Layer, Machine, NoRoom, Port, Screen};
 pub use qmp::Qmp;
 pub use running::{HowItEnded, RunningMachine};
 

@@ -17,11 +17,10 @@ pub struct Machine {
     pub cpus: u32,
     /// Memory, in whole mebibytes (the rest is dropped).
     pub memory: ByteSize,
-    /// The disks, as `/dev/vda`, `/dev/vdb` and so on (`/dev/sda` on [`DiskBus::VirtioScsi`]); the machine boots from
-    /// the first.
+    /// The disks, as `/dev/vda`, `/dev/vdb` and so on; the machine boots from the first.
     pub disks: Vec<Drive>,
-    /// How the disks are attached.
-    pub disk_bus: DiskBus,
+    /// What happens when the host has no room for what the guest writes.
+    pub no_room: NoRoom,
     /// What starts the boot loader.
     pub firmware: Firmware,
     /// A kernel that QEMU itself loads, instead of the boot loader of the first disk.
@@ -106,14 +105,13 @@ pub struct DirectKernel {
     pub append: String,
 }
 
-/// How disks are attached to a machine.
+/// What happens when the host has no room for what the guest writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DiskBus {
-    /// virtio-blk: the fastest. QEMU drops what the guest discards only in whole clusters.
-    VirtioBlk,
-    /// virtio-scsi. A guest that discards by WRITE SAME has whole blocks of 4 KiB dropped, smaller ones overwritten
-    /// with zeros: nothing that it deleted stays in a qcow2 file with sub-clusters.
-    VirtioScsi,
+pub enum NoRoom {
+    /// The machine stands still until somebody makes room.
+    Pause,
+    /// The guest's write fails.
+    Fail,
 }
 
 /// Whether a machine has a graphics card.
@@ -203,7 +201,7 @@ impl Machine {
             cpus: 1,
             memory: ByteSize::from_bytes(1 << 30),
             disks: Vec::new(),
-            disk_bus: DiskBus::VirtioBlk,
+            no_room: NoRoom::Pause,
             firmware: Firmware::Bios,
             kernel: None,
             forwards: Vec::new(),

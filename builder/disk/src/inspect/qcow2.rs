@@ -57,6 +57,7 @@ pub struct Header {
     pub extended_l2: bool,
 }
 
+#[cfg(feature = "writer")]
 impl Header {
     /// The part of an L1 or L2 entry that is a place in the file.
     pub(crate) const OFFSET: u64 = OFFSET;
@@ -64,7 +65,9 @@ impl Header {
     pub(crate) const COMPRESSED: u64 = COMPRESSED;
     /// The bit of a plain L2 entry of version 3 that says that its cluster reads as zeros.
     pub(crate) const ZERO: u64 = ZERO;
+}
 
+impl Header {
     /// The cluster size in bytes.
     pub fn cluster(&self) -> u64 {
         1 << self.cluster_bits
@@ -140,6 +143,7 @@ pub fn parse_header(head: &[u8], length: u64, limits: &Limits) -> Result<Header,
 }
 
 /// As [`parse_header`], for an overlay of our own: it may name a disk below, which is not followed.
+#[cfg(feature = "writer")]
 pub(crate) fn parse_overlay_header(head: &[u8], length: u64, limits: &Limits) -> Result<Header, Refusal> {
     let mut head = head.to_vec();
     // The place and the length of the name.

@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use labwright_builder::Runner;
 use labwright_core::{Arch, ByteSize};
 use labwright_host::{Tool, ToolError};
 use labwright_vm::{Accelerator, Probe};
@@ -23,6 +24,8 @@ pub(super) struct Host {
     pub(super) namespaces: bool,
     /// Why KVM is not used, or nothing if it works.
     pub(super) kvm: Result<(), String>,
+    /// Why the vm runner cannot work, or nothing if it can.
+    pub(super) vm_obstacle: Option<String>,
     pub(super) free_disk: ByteSize,
     pub(super) disk_path: PathBuf,
     pub(super) free_memory: Option<ByteSize>,
@@ -42,6 +45,7 @@ pub(super) fn look(context: &Context<'_>) -> Result<Host, CommandError> {
             .iter()
             .all(|kind| Path::new("/proc/self/ns").join(kind).exists()),
         kvm: kvm(context)?,
+        vm_obstacle: Arch::host().and_then(|arch| Runner::vm_obstacle(arch, &context.settings.appliance(), None)),
         free_disk,
         disk_path,
         free_memory: fs_err::read_to_string("/proc/meminfo").ok().as_deref().and_then(available_memory),

@@ -57,19 +57,19 @@ pub(super) struct Fact {
 type Need = (&'static str, bool, Vec<Tool>);
 
 const BUILD: &str = "build images";
+const CHROOT: &str = "build in a chroot";
+const MACHINE: &str = "build in a machine";
 const BOOTSTRAP: &str = "make a base from packages";
 const RUN: &str = "run images";
 
 fn needs(arch: Option<Arch>) -> Vec<Need> {
     let machine = if arch == Some(Arch::Arm64) { Tool::QemuSystemAarch64 } else { Tool::QemuSystemX86 };
     vec![
-        (
-            BUILD,
-            true,
-            vec![Tool::QemuImg, Tool::QemuStorageDaemon, Tool::Sfdisk, Tool::E2fsck, Tool::Resize2fs, Tool::Fstrim],
-        ),
+        (BUILD, true, vec![Tool::QemuImg]),
         (BOOTSTRAP, true, vec![Tool::Mmdebstrap, Tool::Mke2fs, Tool::MkfsFat, Tool::Mcopy, Tool::Mmd, Tool::Tar]),
         (RUN, true, vec![Tool::QemuImg, machine]),
+        (CHROOT, false, vec![Tool::QemuImg, Tool::QemuStorageDaemon, Tool::E2fsck, Tool::Resize2fs]),
+        (MACHINE, false, vec![Tool::QemuImg, machine, Tool::Mke2fs]),
         ("verify signed downloads", false, vec![Tool::Gpgv]),
     ]
 }
@@ -86,10 +86,25 @@ impl Report {
                 install.extend(lacking.iter().map(|tool| first_package(*tool)));
             }
             let mut missing: Vec<String> = lacking.iter().map(|tool| tool.program().to_owned()).collect();
-            if *name == BUILD || *name == BOOTSTRAP {
+            if *name == CHROOT || *name == BOOTSTRAP {
                 missing.extend(lacking_privileges(host));
             }
+            if *name == MACHINE && missing.is_empty() {
+                missing.extend(host.vm_obstacle.clone());
+            }
             jobs.push(Job { name, main: *main, possible: missing.is_empty(), missing });
+        }
+        // One way to build is enough.
+        let lacks = |name| jobs.iter().find(|job: &&Job| job.name == name).map_or(&[][..], |job| &job.missing[..]);
+        let either = [CHROOT, MACHINE].map(lacks);
+        if either.iter().all(|missing| !missing.is_empty()) {
+            let missing = either.concat();
+            for (_, _, tools) in needs.iter().filter(|need| [CHROOT, MACHINE].contains(&need.0)) {
+                let lacking = tools.iter().copied().filter(|tool| !usable(*tool, &present));
+                install.extend(lacking.map(first_package));
+            }
+            let build = jobs.iter_mut().filter(|job| job.name == BUILD);
+            build.for_each(|job| (job.possible, job.missing) = (false, missing.clone()));
         }
         let tools = host
             .tools
@@ -168,7 +183,7 @@ fn facts(host: &Host) -> Vec<Fact> {
             "root",
             host.root,
             "this process is root",
-            "this process is not root; builds need it (sudo labwright build)",
+            "this process is not root; builds take the vm runner, which is slower",
         ),
         fact(
             "privileges",
@@ -176,8 +191,13 @@ fn facts(host: &Host) -> Vec<Fact> {
             "may mount",
             "lacks CAP_SYS_ADMIN, so it cannot mount (a container without --privileged?)",
         ),
-        fact("loop devices", host.loop_devices, "usable", "/dev/loop-control cannot be opened; builds need it"),
-        fact("FUSE", host.fuse, "usable", "/dev/fuse cannot be opened (modprobe fuse); builds need it"),
+        fact(
+            "loop devices",
+            host.loop_devices,
+            "usable",
+            "/dev/loop-control cannot be opened; the chroot runner needs it",
+        ),
+        fact("FUSE", host.fuse, "usable", "/dev/fuse cannot be opened (modprobe fuse); the chroot runner needs it"),
         fact("namespaces", host.namespaces, "usable", "the kernel lacks some of: mount, pid, uts, ipc, network"),
     ];
     facts.push(Fact {
@@ -222,6 +242,7 @@ mod tests {
             fuse: true,
             namespaces: true,
             kvm: Err("a tiny guest died".to_owned()),
+            vm_obstacle: None,
             free_disk: ByteSize::from_bytes(79 << 30),
             disk_path: "/root".into(),
             free_memory: Some(ByteSize::from_bytes(22 << 30)),
@@ -233,7 +254,7 @@ mod tests {
         let report = Report::new(&host(&[Tool::Mcopy, Tool::Gpgv, Tool::QemuStorageDaemon]));
         let impossible: Vec<(&str, String)> =
             report.jobs.iter().filter(|job| !job.possible).map(|job| (job.name, job.missing.join(","))).collect();
-        assert_eq!(impossible, [(BUILD, "qemu-storage-daemon".to_owned()), (BOOTSTRAP, "mcopy".to_owned())]);
+        assert_eq!(impossible, [(BOOTSTRAP, "mcopy".to_owned()), (CHROOT, "qemu-storage-daemon".to_owned())]);
         assert_eq!(report.install, ["mtools", "qemu-system-common"]);
         let text = report.text();
         assert!(
@@ -244,11 +265,18 @@ mod tests {
     }
 
     #[test]
-    fn without_root_images_still_run() {
+    fn without_root_images_are_still_built_and_run() {
         let report = Report::new(&Host { root: false, admin: false, loop_devices: false, ..host(&[]) });
         let jobs: Vec<(bool, &[String])> = report.jobs.iter().map(|job| (job.possible, &job.missing[..])).collect();
         let root = &["root".to_owned()][..];
-        assert_eq!(jobs[..3], [(false, root), (false, root), (true, &[])]);
+        assert_eq!(jobs[..5], [(true, &[][..]), (false, root), (true, &[]), (false, root), (true, &[])]);
         assert_eq!(report.install, Vec::<&str>::new());
+    }
+    #[test]
+    fn without_any_runner_nothing_is_built() {
+        let report = Report::new(&Host { root: false, admin: false, ..host(&[Tool::Mke2fs]) });
+        assert_eq!((report.jobs[0].name, report.jobs[0].possible), (BUILD, false));
+        assert_eq!(report.jobs[0].missing, ["root", "mke2fs"]);
+        assert_eq!(report.install, ["e2fsprogs"]);
     }
 }
