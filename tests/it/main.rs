@@ -17,4 +17,5 @@ mod remote;
 mod secrets;
 mod servers;
 mod shell;
+mod towers;
 mod world;
