@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use labwright_base_images::DiskFormat;
 use labwright_core::{ByteSize, Cancel, Cancelled, Event, ImageFacts, Mask, NamedSecret, PackageFact, Reporter};
+use labwright_guest::audit::Finding;
 use labwright_guest::protocol::{Bind, Report, Request};
 use labwright_recipes::resolved::Compression;
 
+use crate::chroot::session::Session as ChrootSession;
 use crate::chroot::wire;
 use crate::chroot::{Leak, SessionError};
 use crate::history::History;
@@ -67,6 +69,28 @@ impl Artifact {
     pub fn close(self) -> io::Result<()> {
         self.work.close()
     }
+}
+
+/// A disk for [`Builder::audit`].
+#[derive(Debug, Clone)]
+pub struct DiskToAudit {
+    /// The file.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: DiskFormat,
+    /// The size of the disk that a guest sees.
+    pub size: ByteSize,
+}
+
+/// Why a disk could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// A directory of the builder cannot be used; the source has the path.
+    #[error("could not make a place for the audit")]
+    Work(#[from] io::Error),
+    /// The disk could not be opened, mounted or read.
+    #[error("could not look at the disk")]
+    Disk(#[from] SessionError),
 }
 
 /// Why a disk could not be built.
@@ -240,6 +264,27 @@ impl Builder {
         }
     }
 
+    /// Looks for what must not be in an image on a disk whose header was checked, and changes nothing. `secrets` must
+    /// not be on it either. The disk is mounted: a stranger's belongs on a machine that can be thrown away.
+    pub fn audit(
+        &self,
+        disk: &DiskToAudit,
+        secrets: &[NamedSecret],
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Vec<Finding>, AuditError> {
+        let work = Workdir::create(&self.home.work())?;
+        let order = wire::Audit {
+            work: work.path().to_owned(),
+            disk: wire::BaseFile { path: std::path::absolute(&disk.path)?, qcow2: disk.format == DiskFormat::Qcow2 },
+            size: disk.size,
+            secrets: secrets.to_vec(),
+        };
+        let findings = ChrootSession::audit(&self.program, order, reporter, cancel)?;
+        work.close()?;
+        Ok(findings)
+    }
+
     /// Removes layers of the step cache by age and size; none while a build runs.
     pub fn collect(&self, age: Option<Duration>, size: Option<ByteSize>) -> Result<Option<Collected>, BuildError> {
         let layers = self.home.layers()?;
@@ -350,6 +395,7 @@ impl Run<'_> {
             let name = step.label();
             self.log.event(Event::Started { step: name.clone() });
             let reports = self.run_step(&mut session, step)?;
+            self.tell(&reports);
             number += 1;
             let next = overlay_name(number);
             session
@@ -415,6 +461,16 @@ impl Run<'_> {
             .map_err(|source| self.broken(source))?;
         tracing::debug!(root = %opened.root, "the disk is open");
         Ok(session)
+    }
+
+    /// Warns of what an audit found on the sealed disk.
+    fn tell(&self, reports: &[serde_json::Value]) {
+        for report in reports {
+            if let Ok(Report::Finding(finding)) = serde_json::from_value(report.clone()) {
+                let Finding { path, what, remedy, id, .. } = finding;
+                self.log.event(Event::Warning(format!("{path} has {what} [{id}]; {remedy}")));
+            }
+        }
     }
 
     /// Makes sure that the finished disk holds none of the secrets; otherwise nothing that may hold them stays cached.

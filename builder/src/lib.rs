@@ -41,10 +41,12 @@ mod vm;
 mod workdir;
 
 pub use chroot::{FailureKind, Leak, SessionError, run_if_asked as run_worker_if_asked};
-pub use engine::{Artifact, BuildError, BuildOptions, Builder};
+pub use engine::{Artifact, AuditError, BuildError, BuildOptions, Builder, DiskToAudit};
 pub use forecast::{Forecast, Known, Reason, Size, SizeFrom, StepForecast, forecast};
 pub use home::{Home, HomeError};
 pub use key::Key;
+pub use labwright_base_images::DiskFormat;
+pub use labwright_guest::audit::{Finding, Severity};
 pub use layers::{Collected, LayerError};
 pub use plan::{Plan, PlanError, Step, StepKind};
 pub use runner::Runner;

@@ -21,6 +21,8 @@ pub enum Kind {
     Remote,
     /// A build step failed.
     Step,
+    /// An audit found what must not be in an image.
+    Finding,
     /// The reader of stdout went away.
     BrokenPipe,
     /// Labwright has a bug.
@@ -38,6 +40,7 @@ Exit codes:
   3    the host lacks something (see `labwright doctor`)
   4    a registry or another remote refused
   5    a build step failed
+  6    an audit found what must not be in an image
   70   a bug in Labwright
   130  stopped by a signal";
 
@@ -52,6 +55,7 @@ impl Kind {
             Self::Host => 3,
             Self::Remote => 4,
             Self::Step => 5,
+            Self::Finding => 6,
             Self::Bug => 70,
             Self::Stopped => 130,
         }
@@ -184,7 +188,9 @@ mod tests {
 
     #[test]
     fn the_help_lists_the_codes_that_are_used() {
-        for kind in [Kind::Input, Kind::Usage, Kind::Host, Kind::Remote, Kind::Step, Kind::Bug, Kind::Stopped] {
+        for kind in
+            [Kind::Input, Kind::Usage, Kind::Host, Kind::Remote, Kind::Step, Kind::Finding, Kind::Bug, Kind::Stopped]
+        {
             assert!(EXIT_CODES.contains(&format!("\n  {:<5}", kind.code())), "{kind:?}");
         }
     }

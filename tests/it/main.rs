@@ -7,6 +7,7 @@
 )]
 
 mod architecture;
+mod audit;
 mod bases;
 mod basics;
 mod boot;

@@ -91,6 +91,11 @@ impl FilesystemKind {
         matches!(self, Self::Ext4 | Self::Xfs | Self::Btrfs)
     }
 
+    /// Whether it can be mounted below a root.
+    pub const fn can_be_below(self) -> bool {
+        self.can_be_root() || matches!(self, Self::Vfat)
+    }
+
     /// Options that keep a read-only mount from writing: no journal is replayed.
     pub const fn look_options(self) -> &'static str {
         match self {

@@ -28,6 +28,15 @@ pub struct Root {
     pub subvolume: Option<String>,
 }
 
+impl Root {
+    /// Options of the file system for mounting it read-only as it lies there: the journal is not replayed.
+    pub fn look_options(&self) -> String {
+        let subvolume = self.subvolume.as_ref().map(|subvolume| format!("subvol={subvolume}"));
+        let own = Some(self.filesystem.kind.look_options().to_owned()).filter(|options| !options.is_empty());
+        own.into_iter().chain(subvolume).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// A part of a disk that holds something known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
@@ -69,6 +78,20 @@ pub enum LayoutError {
         path: PathBuf,
         /// What is on it instead.
         found: Vec<Candidate>,
+    },
+    /// The system is in something that is not opened here.
+    #[error(
+        "`{}` has no root file system that can be built on: its {place} is {what}; use a base image whose root lies on \
+         ext4, XFS or btrfs directly in a partition",
+        path.display()
+    )]
+    OutOfReach {
+        /// The disk.
+        path: PathBuf,
+        /// Which part of the disk.
+        place: String,
+        /// What it holds.
+        what: &'static str,
     },
     /// More than one system.
     #[error("`{}` has a root file system on partitions {first} and {second}", path.display())]
@@ -141,7 +164,21 @@ pub fn find_root(raw: &Path, scratch_dir: &Path) -> Result<Root, LayoutError> {
             subvolume,
         });
     }
-    root.ok_or_else(|| LayoutError::NoRoot { path: raw.to_owned(), found })
+    root.ok_or_else(|| no_root(raw, found))
+}
+
+/// Why there is no root.
+fn no_root(raw: &Path, found: Vec<Candidate>) -> LayoutError {
+    let path = raw.to_owned();
+    let hidden =
+        found.iter().find_map(|candidate| Some((candidate.partition, candidate.filesystem.kind.out_of_reach()?)));
+    match hidden {
+        Some((partition, what)) => {
+            let place = partition.map_or_else(|| "content".to_owned(), |number| format!("partition {number}"));
+            LayoutError::OutOfReach { path, place, what }
+        }
+        None => LayoutError::NoRoot { path, found },
+    }
 }
 
 /// What a look into a candidate found.
@@ -158,15 +195,23 @@ fn look(raw: &Path, scratch_dir: &Path, candidate: &Candidate) -> Result<Look, L
         LayoutError::Access { source: io::Error::new(error.kind(), format!("`{}`: {error}", scratch_dir.display())) }
     })?;
     let device = LoopDevice::attach(raw, candidate.offset, candidate.size, Access::ReadOnly)?;
-    let mount = Mount::new(device.path(), target.path(), kind.as_str(), Flags::LOOK, kind.look_options())?;
-    let result = if is_root(target.path()) {
-        Look::Root
-    } else if kind == FilesystemKind::Btrfs {
-        SUBVOLUMES.into_iter().find(|name| is_root(&target.path().join(name))).map_or(Look::Nothing, Look::Subvolume)
-    } else {
-        Look::Nothing
-    };
-    mount.close()?;
+    let mut result = Look::Nothing;
+    let options = kind.look_options();
+    let top = format!("{options},subvolid=5");
+    // The default subvolume may be another one than the top, which has all of them.
+    let tops: &[&str] = if kind == FilesystemKind::Btrfs { &[options, &top] } else { &[options] };
+    for (options, names) in tops.iter().zip([&[][..], &SUBVOLUMES]) {
+        let mount = Mount::new(device.path(), target.path(), kind.as_str(), Flags::LOOK, options)?;
+        if names.is_empty() && is_root(target.path()) {
+            result = Look::Root;
+        } else if let Some(name) = names.iter().find(|name| is_root(&target.path().join(name))) {
+            result = Look::Subvolume(name);
+        }
+        mount.close()?;
+        if !matches!(result, Look::Nothing) {
+            break;
+        }
+    }
     device.close()?;
     Ok(result)
 }

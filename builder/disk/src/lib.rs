@@ -4,7 +4,7 @@
 //! - [`chain_reader`] reads qcow2 overlays as one disk; [`chain`] shows them as one raw file that can be written to; [`loop_device`] makes a block device of one partition of it, and
 //!   [`mount`] mounts that.
 //! - [`table`] reads, creates and grows partition tables; [`filesystem`] recognises and grows file systems;
-//!   [`layout`] finds the root.
+//!   [`layout`] finds the root, and by its [`fstab`] what belongs below it.
 //! - [`online`] grows file systems while they are mounted.
 //! - [`read_disk`] reads what a disk holds without its holes.
 //! - [`qcow2_writer`] writes the finished disk, compressed and reproducible.
@@ -25,6 +25,7 @@ pub mod chain;
 #[cfg(feature = "writer")]
 pub mod chain_reader;
 pub mod filesystem;
+pub mod fstab;
 pub mod inspect;
 pub mod layout;
 pub mod loop_device;

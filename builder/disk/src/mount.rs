@@ -1,13 +1,16 @@
 //! Mounts with a guard, and what must be asked of a mounted file system before its disk is believed.
 
 use std::ffi::{CString, NulError};
-use std::io;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs_err::File;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use rustix::ioctl::{self, Opcode, Updater};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount_bind, mount_bind_recursive, mount_change, mount_remount,
@@ -16,6 +19,12 @@ use rustix::mount::{
 
 /// Between two rounds of writing back.
 const WRITE_BACK_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long to wait until another build has let go of the same btrfs.
+const TURN: Duration = Duration::from_mins(10);
+
+/// More than anybody's /etc/fstab.
+const LONGEST_TEXT: u64 = 64 << 10;
 
 const FITRIM: Opcode = ioctl::opcode::read_write::<TrimRange>(b'X', 121);
 
@@ -92,6 +101,14 @@ pub enum MountError {
     },
 }
 
+impl MountError {
+    /// Whether this kernel does not know the kind of file system.
+    pub fn is_unknown_kind(&self) -> bool {
+        let unknown = Some(Errno::NODEV.raw_os_error());
+        matches!(self, Self::Mount { source, .. } if source.raw_os_error() == unknown)
+    }
+}
+
 /// How a file system is mounted. Guests' disks are mounted without their device nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flags {
@@ -133,17 +150,66 @@ pub struct Mount {
 impl Mount {
     /// Mounts `source` on the directory `target`; `data` are the file system's own options, joined by commas.
     pub fn new(source: &Path, target: &Path, file_system: &str, flags: Flags, data: &str) -> Result<Self, MountError> {
-        let options = CString::new(data).map_err(|source| MountError::Option { target: target.to_owned(), source })?;
-        let options = if data.is_empty() { None } else { Some(options.as_c_str()) };
-        rustix::mount::mount(source, target, file_system, flags.bits(), options).map_err(|error| {
-            MountError::Mount {
-                source_path: source.to_owned(),
-                target: target.to_owned(),
-                file_system: file_system.to_owned(),
-                source: error.into(),
-            }
-        })?;
+        call_mount(source, target, target, file_system, flags, data)?;
         Self::guard(target)
+    }
+
+    /// Mounts `source` on a directory of this file system, which is named as seen from its root. Nothing if it has no
+    /// such directory.
+    ///
+    /// The name is a stranger's, and so are the links that it may lead over: it is looked up with this root as the
+    /// root of everything, and what was found is mounted on, not its name.
+    pub fn below(
+        &self,
+        directory: &str,
+        source: &Path,
+        file_system: &str,
+        flags: Flags,
+        data: &str,
+    ) -> Result<Option<Self>, MountError> {
+        let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Some(found) = self.open_below(directory, open)? else { return Ok(None) };
+        let link = PathBuf::from(format!("/proc/self/fd/{}", found.as_raw_fd()));
+        let target = fs_err::read_link(&link).map_err(|source| MountError::Open { source })?;
+        let root = fs_err::canonicalize(&self.target).map_err(|source| MountError::Open { source })?;
+        if target == root || !target.starts_with(&root) {
+            return Ok(None);
+        }
+        call_mount(source, &link, &target, file_system, flags, data)?;
+        drop(found);
+        Self::guard(&target).map(Some)
+    }
+
+    /// The text of a small regular file of this file system, looked up as by [`Self::below`]. Nothing if there is none.
+    pub fn text_below(&self, path: &str) -> Result<Option<String>, MountError> {
+        let failed = |source| MountError::Open { source };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let Some(file) = self.open_below(path, flags)? else { return Ok(None) };
+        let file = std::fs::File::from(file);
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        file.take(LONGEST_TEXT).read_to_end(&mut bytes).map_err(failed)?;
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    fn open_below(&self, path: &str, flags: OFlags) -> Result<Option<OwnedFd>, MountError> {
+        let root = self.root.as_ref().expect("the descriptor is there until the mount is closed");
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        loop {
+            match openat2(root, path, flags, Mode::empty(), resolve) {
+                Ok(found) => return Ok(Some(found)),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG | Errno::INVAL) => return Ok(None),
+                // Something was renamed meanwhile, anywhere.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => {
+                    let text = format!("`{path}` below `{}`: {error}", self.target.display());
+                    let error = io::Error::from(error);
+                    return Err(MountError::Open { source: io::Error::new(error.kind(), text) });
+                }
+            }
+        }
     }
 
     fn guard(target: &Path) -> Result<Self, MountError> {
@@ -169,8 +235,8 @@ impl Mount {
     ///
     /// Left alone, the kernel would begin half a minute later, and [`Self::syncfs`] would have to wait for all of it.
     pub fn write_back(&self) -> Result<WriteBack, MountError> {
-        let root = self.root.as_ref().expect("the descriptor is there until the mount is closed");
-        let root = root.file().try_clone().map_err(|source| MountError::Open { source })?;
+        // Opened anew and not duplicated: duplicates share what they were told of errors.
+        let root = File::open(&self.target).map_err(|source| MountError::Open { source })?;
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = thread::spawn(move || {
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(WRITE_BACK_PAUSE) {
@@ -201,6 +267,39 @@ impl Mount {
             .map_err(|error| MountError::Unmount { target: self.target.clone(), source: error.into() })?;
         self.mounted = false;
         Ok(())
+    }
+}
+
+/// Calls mount(2). `place` is where it mounts and `target` what an error calls it.
+fn call_mount(
+    source: &Path,
+    place: &Path,
+    target: &Path,
+    file_system: &str,
+    flags: Flags,
+    data: &str,
+) -> Result<(), MountError> {
+    let options = CString::new(data).map_err(|source| MountError::Option { target: target.to_owned(), source })?;
+    let options = if data.is_empty() { None } else { Some(options.as_c_str()) };
+    let begin = Instant::now();
+    loop {
+        match rustix::mount::mount(source, place, file_system, flags.bits(), options) {
+            Ok(()) => return Ok(()),
+            // Before Linux 6.7, of two btrfs file systems with one id only one can be mounted: another build has the
+            // same base open.
+            Err(Errno::EXIST) if file_system == "btrfs" && begin.elapsed() < TURN => {
+                tracing::warn!(source = %source.display(), "waiting for another mount of the same btrfs");
+                thread::sleep(WRITE_BACK_PAUSE);
+            }
+            Err(error) => {
+                return Err(MountError::Mount {
+                    source_path: source.to_owned(),
+                    target: target.to_owned(),
+                    file_system: file_system.to_owned(),
+                    source: error.into(),
+                });
+            }
+        }
     }
 }
 

@@ -1,7 +1,14 @@
-//! A stand-in for grub-probe: the real one cannot find the disk behind a mount of the host, so packages that write boot
-//! configuration would fail or name a device of the host.
+//! Stand-ins for two programs of grub, and a look at what was written for the boot loader.
+//!
+//! The real grub-probe cannot find the disk behind a mount of the host, so packages that write boot configuration
+//! would fail or name a device of the host. The real grub-install would look for a disk to write to, and there is none:
+//! an upgrade of grub calls it (by a trigger where /etc/grub.d/enable_cloud exists) and would fail. Without it the boot
+//! loader on the disk and its modules in /boot/grub stay as they are, which fit each other.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Doing, StepError};
 use crate::protocol::DiskInfo;
@@ -9,31 +16,99 @@ use crate::seal::POLICY_MARK;
 use crate::session::{Program, Session};
 
 const PROBE: &str = "/usr/sbin/grub-probe";
-const ASIDE: &str = "/usr/sbin/grub-probe.labwright";
+const INSTALL: &str = "/usr/sbin/grub-install";
 const DIVERT: &str = "/usr/bin/dpkg-divert";
+
+/// More than any boot menu.
+const LONGEST_MENU: u64 = 4 << 20;
 
 /// The file that stands for a file system's device.
 pub(crate) fn device(index: usize) -> String {
     format!("/dev/labwright/{index}")
 }
 
-/// Puts the stand-in in place through dpkg, so that an upgrade of grub leaves it alone. Returns whether it did.
+/// Moves a program aside or back, through dpkg.
+fn dpkg_divert(session: &mut Session, deed: &str, path: &str) -> Result<(), StepError> {
+    let aside = format!("{path}.labwright");
+    session.run(&Program::new(DIVERT).args(&["--quiet", "--local", "--rename", "--divert", &aside, deed, path]))
+}
+
+/// Puts the stand-ins in place through dpkg, so that an upgrade of grub leaves them alone. Returns whether it did.
 pub(crate) fn divert(session: &mut Session, disk: &DiskInfo) -> Result<bool, StepError> {
     if fs_err::metadata(DIVERT).is_err() {
         return Ok(false);
     }
-    let divert = Program::new(DIVERT).args(&["--quiet", "--local", "--rename", "--divert", ASIDE, "--add", PROBE]);
-    session.run(&divert)?;
-    fs_err::write(PROBE, script(disk)).doing("write", PROBE)?;
-    rustix::fs::chmod(PROBE, rustix::fs::Mode::from_raw_mode(0o755)).doing("write", PROBE)?;
+    for (path, text) in [(PROBE, script(disk)), (INSTALL, no_install())] {
+        dpkg_divert(session, "--add", path)?;
+        fs_err::write(path, text).doing("write", path)?;
+        rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o755)).doing("write", path)?;
+    }
     Ok(true)
 }
 
-/// Puts the real one back.
+/// Puts the real ones back.
 pub(crate) fn restore(session: &mut Session) -> Result<(), StepError> {
-    fs_err::remove_file(PROBE).doing("remove", PROBE)?;
-    let divert = Program::new(DIVERT).args(&["--quiet", "--local", "--rename", "--divert", ASIDE, "--remove", PROBE]);
-    session.run(&divert)
+    for path in [INSTALL, PROBE] {
+        fs_err::remove_file(path).doing("remove", path)?;
+        dpkg_divert(session, "--remove", path)?;
+    }
+    Ok(())
+}
+
+fn no_install() -> String {
+    format!(
+        "#!/bin/sh\n# {POLICY_MARK}\n\
+         echo 'grub-install: the boot loader on the disk stays as it is while an image is built.' >&2\nexit 0\n"
+    )
+}
+
+/// What boot menus name as the root, by file.
+pub(crate) type Roots = BTreeMap<PathBuf, BTreeSet<String>>;
+
+/// The roots that the boot menus of the image name now.
+pub(crate) fn roots() -> Roots {
+    let mut files: Vec<PathBuf> =
+        ["/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/extlinux/extlinux.conf"].map(PathBuf::from).to_vec();
+    for dir in ["/boot/loader/entries", "/boot/efi/loader/entries", "/efi/loader/entries"] {
+        files.extend(fs_err::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())));
+    }
+    // A menu that is not there or not readable names nothing.
+    let read = |path: PathBuf| {
+        let metadata = fs_err::symlink_metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
+        let mut bytes = Vec::new();
+        fs_err::File::open(&path).ok()?.take(LONGEST_MENU.min(metadata.len())).read_to_end(&mut bytes).ok()?;
+        Some((path, named_roots(&String::from_utf8_lossy(&bytes))))
+    };
+    files.into_iter().filter_map(read).collect()
+}
+
+/// The values of `root=` on the lines that start a kernel.
+fn named_roots(menu: &str) -> BTreeSet<String> {
+    let kernels = menu.lines().filter(|line| {
+        let word = line.split_ascii_whitespace().next().unwrap_or_default().to_ascii_lowercase();
+        matches!(word.as_str(), "linux" | "linux16" | "linuxefi" | "options" | "append")
+    });
+    kernels
+        .flat_map(str::split_ascii_whitespace)
+        .filter_map(|word| Some(word.strip_prefix("root=")?.to_owned()))
+        .collect()
+}
+
+/// Refuses a boot menu that a step made to name a device of the build: no machine has one of this name.
+pub(crate) fn check_roots(before: &Roots, now: &Roots) -> Result<(), StepError> {
+    const LASTING: [&str; 5] = ["UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "/dev/disk/by-"];
+    for (path, roots) in now {
+        let known = |root: &&String| {
+            LASTING.iter().any(|name| root.starts_with(name))
+                || !root.starts_with("/dev/")
+                // The image's own choice, which machines boot with.
+                || before.get(path).is_some_and(|before| before.contains(*root))
+        };
+        if let Some(root) = roots.iter().find(|root| !known(root)) {
+            return Err(StepError::BootRoot { path: Path::new(path).to_owned(), root: root.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// The kernels that are installed.
@@ -122,6 +197,32 @@ esac
 mod tests {
     use super::*;
     use crate::protocol::FileSystemInfo;
+
+    #[test]
+    fn a_root_by_a_name_of_the_build_is_refused() {
+        let menu = |root: &str| {
+            let text = format!(
+                "set root='hd0,gpt1'\nsearch --fs-uuid x\n\tlinux /boot/vmlinuz-6 root={root} ro quiet\n\
+                 \tinitrd /boot/initrd.img-6\necho root=/dev/sda9\n"
+            );
+            Roots::from([(PathBuf::from("/boot/grub/grub.cfg"), named_roots(&text))])
+        };
+        for good in ["UUID=abc", "PARTUUID=1234abcd-01", "LABEL=root", "/dev/disk/by-uuid/abc", "zfs:AUTO"] {
+            check_roots(&Roots::new(), &menu(good)).unwrap();
+        }
+        for bad in ["/dev/loop0", "/dev/labwright/0", "/dev/vda1", "/dev/mapper/x"] {
+            let error = check_roots(&menu("UUID=abc"), &menu(bad)).unwrap_err().to_string();
+            let expected = "/boot/grub/grub.cfg would boot from";
+            assert!(error.starts_with(expected) && error.contains(&format!("`root={bad}`")), "{error}");
+            // What the image had before is its own matter.
+            check_roots(&menu(bad), &menu(bad)).unwrap();
+        }
+        assert_eq!(
+            named_roots("title x\noptions root=UUID=1 rootflags=subvol=root rw\n"),
+            ["UUID=1".to_owned()].into()
+        );
+        assert_eq!(named_roots("LABEL linux\n  APPEND root=/dev/sda1\n"), ["/dev/sda1".to_owned()].into());
+    }
 
     #[test]
     fn the_stand_in_answers_for_each_file_system() {

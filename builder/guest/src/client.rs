@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 
 use labwright_core::PackageFact;
 
+use crate::audit::Finding;
 use crate::frame::{self, FrameError};
 use crate::protocol::{Failure, FileEnd, Message, Report, Request};
 use crate::seal::SealReport;
@@ -15,6 +16,8 @@ pub struct Outcome {
     pub packages: Vec<PackageFact>,
     /// What sealing did.
     pub sealed: Option<SealReport>,
+    /// What an audit found and did not fail of.
+    pub findings: Vec<Finding>,
 }
 
 /// Why a step was not done.
@@ -91,6 +94,7 @@ pub fn run_step(
             }
             Message::Report(Report::Package(fact)) => outcome.packages.push(fact),
             Message::Report(Report::Sealed(report)) => outcome.sealed = Some(report),
+            Message::Report(Report::Finding(finding)) => outcome.findings.push(finding),
             Message::Failed(failure) => return Err(ClientError::Failed(failure)),
             Message::Done => return Ok(outcome),
             Message::ActionStarted { .. } | Message::ActionFinished { .. } | Message::Output { .. } => {}

@@ -1,6 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::audit::Finding;
 use crate::frame::FrameError;
 use crate::seal::SealError;
 
@@ -58,8 +59,28 @@ pub(crate) enum StepError {
     WrongVersion { package: String, version: String, expected: String },
     #[error("apt does not say which {what} `{package}` has")]
     NoPackageFact { package: String, what: &'static str },
-    #[error("a request that seals does nothing else")]
-    SealAlone,
+    #[error(
+        "{} would boot from `root={root}`, a name that the disk has here only; it must be a UUID, LABEL or PARTUUID",
+        path.display()
+    )]
+    BootRoot { path: PathBuf, root: String },
+    #[error("a request that seals or audits does nothing else")]
+    NotAlone,
+    #[error("the sealed disk has what must not be in an image: {}", list(findings))]
+    NotSealed { findings: Vec<Finding> },
+}
+
+/// The first findings in one line.
+fn list(findings: &[Finding]) -> String {
+    /// So many are named.
+    const NAMED: usize = 10;
+    let named: Vec<String> = findings
+        .iter()
+        .take(NAMED)
+        .map(|finding| format!("{} ({}, {})", finding.path, finding.what, finding.id))
+        .collect();
+    let rest = findings.len().saturating_sub(NAMED);
+    if rest > 0 { format!("{} and {rest} more", named.join(", ")) } else { named.join(", ") }
 }
 
 impl StepError {

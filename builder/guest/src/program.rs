@@ -1,7 +1,7 @@
 //! The program `labwright-guest`: what its two roles do.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use labwright_core::Mask;
@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::thread::UnshareFlags;
 
 use crate::apt::Apt;
+use crate::audit::{self, Finding};
 use crate::error::{Doing, StepError};
 use crate::protocol::{Action, Command, Failure, Message, Report, Request};
 use crate::session::{Program, Session, end_everything};
@@ -121,10 +122,10 @@ fn is_orphan() -> bool {
 type Failed = (Option<usize>, StepError);
 
 fn run(session: &mut Session, request: &Request) -> Result<(), Failed> {
-    let seals = request.actions.iter().any(Action::is_seal);
+    let bare_only = request.actions.iter().any(Action::wants_bare_tree);
     let early = |error| (None, error);
-    if seals && request.actions.len() > 1 {
-        return Err(early(StepError::SealAlone));
+    if bare_only && request.actions.len() > 1 {
+        return Err(early(StepError::NotAlone));
     }
     session.limit(request.time_limit_seconds, &request.environment);
     session.hide(Mask::new(request.secrets.iter().map(|secret| &secret.value)));
@@ -134,7 +135,7 @@ fn run(session: &mut Session, request: &Request) -> Result<(), Failed> {
     let bare = space::enter(request).map_err(early)?;
     no_sync::pretend_to_sync().map_err(early)?;
     space::drop_capabilities().map_err(early)?;
-    if seals {
+    if bare_only {
         return act_all(session, request, &bare);
     }
     drop(bare);
@@ -160,10 +161,13 @@ fn with_stand_ins(session: &mut Session, request: &Request) -> Result<(), Failed
     let root = rustix::fs::open("/", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
         .to("open the root")
         .map_err(early)?;
-    let kernels = boot::kernels();
+    let (kernels, roots) = (boot::kernels(), boot::roots());
     let mut result = act_all(session, request, &root);
     if result.is_ok() && diverted && boot::kernels() != kernels {
         result = boot::update_menu(session).map_err(early);
+    }
+    if result.is_ok() {
+        result = boot::check_roots(&roots, &boot::roots()).map_err(early);
     }
     // Nobody of the guest may be there while its files are put back.
     end_everything();
@@ -226,10 +230,24 @@ fn act(session: &mut Session, apt: &mut Apt, action: &Action, root: &OwnedFd) ->
         Action::Run(command) => run_command(session, command),
         Action::RemovePath(path) => files::remove(Path::new(path.as_str().trim_end_matches('/'))),
         Action::Seal => {
-            let report = seal::seal(Path::new(&format!("/proc/self/fd/{}", root.as_raw_fd())))?;
-            session.say(&Message::Report(Report::Sealed(report)))
+            let report = seal::seal(&bare_tree(root))?;
+            session.say(&Message::Report(Report::Sealed(report)))?;
+            let (own, told): (Vec<Finding>, Vec<Finding>) =
+                audit::tree(&bare_tree(root))?.into_iter().partition(Finding::fails_build);
+            tell(session, told)?;
+            if own.is_empty() { Ok(()) } else { Err(StepError::NotSealed { findings: own }) }
         }
+        Action::Audit => tell(session, audit::tree(&bare_tree(root))?),
     }
+}
+
+/// The guest's own files, without what is mounted over them for a step.
+fn bare_tree(root: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()))
+}
+
+fn tell(session: &mut Session, findings: Vec<Finding>) -> Result<(), StepError> {
+    findings.into_iter().try_for_each(|finding| session.say(&Message::Report(Report::Finding(finding))))
 }
 
 fn run_command(session: &mut Session, command: &Command) -> Result<(), StepError> {

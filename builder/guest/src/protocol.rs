@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use labwright_core::{GuestPath, NamedSecret, PackageFact};
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Finding;
 use crate::seal::SealReport;
 
 /// One step: a root file system, how it is to be run in, and what is to be done.
@@ -48,7 +49,7 @@ pub struct Request {
     /// back. The time limit does not count while they are in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<PathBuf>,
-    /// What to do, in this order. [`Action::Seal`] stands alone.
+    /// What to do, in this order. [`Action::Seal`] and [`Action::Audit`] stand alone.
     pub actions: Vec<Action>,
 }
 
@@ -177,8 +178,11 @@ pub enum Action {
     Run(Command),
     /// Removes a file or a whole directory; nothing there is fine.
     RemovePath(GuestPath),
-    /// Removes everything that must not be in an image. Reports a [`SealReport`].
+    /// Removes everything that must not be in an image. Reports a [`SealReport`] and what an audit finds afterwards;
+    /// fails if that is [the build's own](Finding::fails_build).
     Seal,
+    /// Looks for what must not be in an image, and changes nothing. Reports [`Finding`]s.
+    Audit,
 }
 
 impl Action {
@@ -198,9 +202,9 @@ impl Action {
         }
     }
 
-    /// Whether package managers or commands run, which must find a root that is made up for them.
-    pub(crate) fn is_seal(&self) -> bool {
-        matches!(self, Self::Seal)
+    /// Whether it has to meet the tree as it is, without what is put into it for programs: then it stands alone.
+    pub(crate) fn wants_bare_tree(&self) -> bool {
+        matches!(self, Self::Seal | Self::Audit)
     }
 }
 
@@ -372,6 +376,8 @@ pub enum Report {
     Package(PackageFact),
     /// The image was sealed.
     Sealed(SealReport),
+    /// An audit found something.
+    Finding(Finding),
 }
 
 /// Why a step failed.

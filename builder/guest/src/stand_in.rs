@@ -36,8 +36,7 @@ impl StandIn {
     /// Puts a file with this text and these permission bits at `path`. What a killed step left is put back first.
     pub(crate) fn put(path: &str, text: &str, mode: u32) -> Result<Self, StepError> {
         let path = PathBuf::from(path);
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let saved = path.with_file_name(format!(".labwright-{name}"));
+        let saved = saved(&path);
         if exists(&saved)? {
             fs_err::rename(&saved, &path).doing("put back", &path)?;
         } else if is_marked(&path) {
@@ -97,6 +96,12 @@ impl Drop for StandIn {
             drop(self.put_back());
         }
     }
+}
+
+/// Where the image's own file waits.
+pub(crate) fn saved(path: &Path) -> PathBuf {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    path.with_file_name(format!(".labwright-{name}"))
 }
 
 fn exists(path: &Path) -> Result<bool, StepError> {

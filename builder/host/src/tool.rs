@@ -35,10 +35,6 @@ pub enum Tool {
     Gpgv,
     /// Verifies OpenPGP signatures, where gpgv is gone.
     Sqv,
-    /// Grows a mounted XFS file system.
-    XfsGrowfs,
-    /// Grows a mounted btrfs file system.
-    Btrfs,
     /// Unpacks archives.
     Tar,
     /// Tells how apt is configured.
@@ -53,7 +49,7 @@ pub enum Tool {
 
 impl Tool {
     /// Every tool, in the order in which `doctor` lists them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 20] = [
         Self::QemuImg,
         Self::QemuStorageDaemon,
         Self::QemuSystemX86,
@@ -69,8 +65,6 @@ impl Tool {
         Self::Fstrim,
         Self::Gpgv,
         Self::Sqv,
-        Self::XfsGrowfs,
-        Self::Btrfs,
         Self::Tar,
         Self::AptConfig,
         Self::AptCache,
@@ -96,8 +90,6 @@ impl Tool {
             Self::Fstrim => "fstrim",
             Self::Gpgv => "gpgv",
             Self::Sqv => "sqv",
-            Self::XfsGrowfs => "xfs_growfs",
-            Self::Btrfs => "btrfs",
             Self::Tar => "tar",
             Self::AptConfig => "apt-config",
             Self::AptCache => "apt-cache",
@@ -121,8 +113,6 @@ impl Tool {
             Self::Fstrim | Self::Unshare => "util-linux",
             Self::Gpgv => "gpgv",
             Self::Sqv => "sqv",
-            Self::XfsGrowfs => "xfsprogs",
-            Self::Btrfs => "btrfs-progs",
             Self::Tar => "tar",
             Self::AptConfig | Self::AptCache | Self::AptGet => "apt",
         }

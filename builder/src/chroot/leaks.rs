@@ -1,8 +1,8 @@
 //! Where a finished disk holds what it must not.
 
-use labwright_core::{Cancel, Finder, NamedSecret};
+use labwright_core::Cancel;
 use labwright_disk::read_disk::{DataError, ReadDisk, for_each_piece};
-use labwright_guest::audit::SecretInTree;
+use labwright_guest::audit::{InTree, Needles};
 
 use super::wire::Leak;
 
@@ -19,11 +19,10 @@ pub(crate) struct RawHit {
 }
 
 /// Searches everything that a disk holds, whatever it belongs to.
-pub(crate) fn in_raw(raw: &dyn ReadDisk, secrets: &[NamedSecret], cancel: &Cancel) -> Result<Vec<RawHit>, DataError> {
-    let finder = Finder::new(secrets);
+pub(crate) fn in_raw(raw: &dyn ReadDisk, needles: &Needles, cancel: &Cancel) -> Result<Vec<RawHit>, DataError> {
     let mut hits: Vec<RawHit> = Vec::new();
-    for_each_piece(raw, finder.overlap(), cancel, &mut |begin, bytes| {
-        for hit in finder.find(bytes) {
+    for_each_piece(raw, needles.overlap(), cancel, &mut |begin, bytes| {
+        for hit in needles.find(bytes) {
             let hit = RawHit { secret: hit.name.to_owned(), encoding: hit.encoding, at: begin + hit.at as u64 };
             // What lies in the overlap of two pieces is found twice.
             if !hits.contains(&hit) {
@@ -36,7 +35,7 @@ pub(crate) fn in_raw(raw: &dyn ReadDisk, secrets: &[NamedSecret], cancel: &Cance
 
 /// Puts together what was found in the bytes and in the files of a disk. What no file has is in blocks that are free
 /// or belong to the file system itself. Of several copies at the same place of a block, which one is free is a guess.
-pub(crate) fn places(mut raw: Vec<RawHit>, files: Vec<SecretInTree>) -> Vec<Leak> {
+pub(crate) fn places(mut raw: Vec<RawHit>, files: Vec<InTree>) -> Vec<Leak> {
     let mut leaks = Vec::new();
     for file in files {
         if let Some(at) = file.at {
@@ -72,7 +71,7 @@ pub(crate) fn bytes(raw: Vec<RawHit>) -> Vec<Leak> {
 
 #[cfg(test)]
 mod tests {
-    use labwright_core::Secret;
+    use labwright_core::{NamedSecret, Secret};
 
     use super::*;
 
@@ -87,9 +86,8 @@ mod tests {
         fs_err::write(&path, &bytes).unwrap();
         let secrets = [NamedSecret { name: "token".to_owned(), value: Secret::new(b"hunter2hunte".to_vec()).unwrap() }];
         let raw = fs_err::File::open(&path).unwrap();
-        let hits = in_raw(&raw, &secrets, &Cancel::new()).unwrap();
-        let file =
-            SecretInTree { name: "token".to_owned(), encoding: "as it is", path: "/etc/x".into(), at: Some(904) };
+        let hits = in_raw(&raw, &Needles::secrets(&secrets), &Cancel::new()).unwrap();
+        let file = InTree { name: "token".to_owned(), encoding: "as it is", path: "/etc/x".into(), at: Some(904) };
         let places: Vec<String> = places(hits, vec![file]).into_iter().map(|leak| leak.place).collect();
         assert_eq!(
             places,

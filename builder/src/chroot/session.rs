@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use labwright_core::{Cancel, Cancelled, NamedSecret, Reporter};
+use labwright_guest::audit::Finding;
 use labwright_host::{Peer, ToolError};
 
 use super::wire::{self, Failure, Flattened, Open, Opened, Order, Reply};
@@ -57,13 +58,34 @@ impl Session {
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<(Self, Opened), SessionError> {
-        let mut worker = Peer::worker(program, &[wire::OUTER]).map_err(SessionError::Start)?;
-        let (orders, replies) = worker.pipes().ok_or(SessionError::Confused)?;
-        let mut session = Self { orders: Some(orders), replies: listen(replies), worker };
+        let mut session = Self::start(program)?;
         match session.order(&Order::Open(open), reporter, cancel)? {
             Reply::Opened(opened) => Ok((session, opened)),
             _ => Err(SessionError::Confused),
         }
+    }
+
+    /// Has a worker look for what must not be in an image.
+    pub(crate) fn audit(
+        program: &Path,
+        audit: wire::Audit,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Vec<Finding>, SessionError> {
+        let mut session = Self::start(program)?;
+        match session.order(&Order::Audit(audit), reporter, cancel)? {
+            Reply::Audited(findings) => {
+                session.close(reporter)?;
+                Ok(findings)
+            }
+            _ => Err(SessionError::Confused),
+        }
+    }
+
+    fn start(program: &Path) -> Result<Self, SessionError> {
+        let mut worker = Peer::worker(program, &[wire::OUTER]).map_err(SessionError::Start)?;
+        let (orders, replies) = worker.pipes().ok_or(SessionError::Confused)?;
+        Ok(Self { orders: Some(orders), replies: listen(replies), worker })
     }
 
     pub(crate) fn grow(&mut self, reporter: &dyn Reporter, cancel: &Cancel) -> Result<(), SessionError> {

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
 
 use labwright_core::{ByteSize, Digest, Event, NamedSecret};
+use labwright_guest::audit::Finding;
 use labwright_guest::protocol;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,8 @@ pub(crate) enum Order {
         /// How clusters are compressed.
         compression: Compression,
     },
+    /// Looks for what must not be in an image on a disk that is not open otherwise, and changes nothing.
+    Audit(Audit),
     /// Lets go of everything and ends.
     Close,
 }
@@ -58,6 +61,19 @@ pub(crate) struct Open {
     pub(crate) backing: String,
     /// The size of the disk.
     pub(crate) size: ByteSize,
+}
+
+/// A disk to look at.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Audit {
+    /// The directory for everything that is half-made.
+    pub(crate) work: PathBuf,
+    /// The disk.
+    pub(crate) disk: BaseFile,
+    /// The size of the disk.
+    pub(crate) size: ByteSize,
+    /// Secrets that it must not have.
+    pub(crate) secrets: Vec<NamedSecret>,
 }
 
 /// A base disk as the worker needs it.
@@ -106,6 +122,8 @@ pub(crate) enum Reply {
     Ran(Vec<serde_json::Value>),
     /// The disk was searched, and has these.
     Searched(Vec<Leak>),
+    /// The disk was looked at, and these were found.
+    Audited(Vec<Finding>),
     /// The disk was written.
     Flattened(Flattened),
     /// The order failed.

@@ -3,7 +3,6 @@
 
 use std::error::Error;
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -13,26 +12,28 @@ use labwright_disk::filesystem::{self, FilesystemKind};
 use labwright_disk::inspect::Format;
 use labwright_disk::layout::{Root, find_root};
 use labwright_disk::loop_device::{Access, LoopDevice};
-use labwright_disk::mount::{Flags, Mount, make_rprivate};
+use labwright_disk::mount::make_rprivate;
 use labwright_disk::qcow2_writer::{self, Compression, WriteOptions};
 use labwright_disk::read_disk::ReadDisk;
 use labwright_disk::table;
-use labwright_guest::audit;
+use labwright_guest::audit::{self, Needles};
 use labwright_guest::client::{self, ClientError, Outcome};
+use labwright_guest::free_space::zero_free_space;
 use labwright_guest::protocol::{self, Message};
-use labwright_host::{Invocation, Peer, Tool, become_first_process};
+use labwright_host::{Peer, become_first_process};
 
 use super::leaks;
+use super::mounts::Mounted;
 use super::wire::{self, Failure, FailureKind, Flattened, INNER, Leak, OUTER, Opened, Order, Reply, Source, Step};
 use crate::guest_program;
 use crate::layer_files::LayerFiles;
 
-/// Seen with a base of 1 KiB blocks, which mke2fs chooses for file systems below 512 MiB.
-pub(crate) const SMALL_BLOCKS: &str = "the root file system has blocks below 4 KiB: what the recipe deletes can stay readable in \
-                            the image's free blocks, so keep secrets out of this build or use another base";
+/// A btrfs that an old partitioning tool placed so: the disk drops units of 4 KiB only.
+const NOT_ALIGNED: &str = "the root's partition does not begin on a multiple of 4 KiB: what the recipe deletes can stay \
+                           readable in the image's free blocks, so keep secrets out of this build or use another base";
 
 /// The name of the guest program in the work directory.
-const GUEST: &str = "labwright-guest";
+pub(super) const GUEST: &str = "labwright-guest";
 
 /// With less room than this, in bytes, an overlay cannot grow by the clusters and tables that one write may need.
 const LITTLE_ROOM: u64 = 1 << 20;
@@ -53,7 +54,7 @@ impl<E: Error> From<E> for Failed {
 }
 
 impl Failed {
-    fn base(error: &dyn Error) -> Self {
+    pub(super) fn base(error: &dyn Error) -> Self {
         Self { kind: FailureKind::Base, chain: chain(error) }
     }
 
@@ -173,8 +174,8 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
     match order {
         Order::Open(open) => {
             let opened = Disk::open(open)?;
-            if opened.keeps_deleted_data()? {
-                replies.event(Event::Warning(SMALL_BLOCKS.to_owned()));
+            if opened.root.filesystem.kind == FilesystemKind::Btrfs && !opened.root.offset.is_multiple_of(4096) {
+                replies.event(Event::Warning(NOT_ALIGNED.to_owned()));
             }
             let root = ByteSize::from_bytes(opened.root.size);
             *disk = Some(opened);
@@ -183,12 +184,13 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
         Order::Grow => disk.as_mut().ok_or_else(closed)?.grow().map(|()| Reply::Done),
         Order::Step(step) => disk.as_mut().ok_or_else(closed)?.step(*step, replies).map(Reply::Ran),
         Order::Commit { next, finished_as } => {
-            disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as).map(|()| Reply::Done)
+            disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as, replies).map(|()| Reply::Done)
         }
         Order::Search(secrets) => disk.as_mut().ok_or_else(closed)?.search(&secrets).map(Reply::Searched),
         Order::Flatten { destination, compression } => {
             disk.as_mut().ok_or_else(closed)?.flatten(&destination, compression, replies).map(Reply::Flattened)
         }
+        Order::Audit(order) => super::audit::audit(order).map(Reply::Audited),
         Order::Close => {
             if let Some(disk) = disk.take() {
                 disk.close()?;
@@ -209,24 +211,26 @@ struct Disk {
     work: PathBuf,
     size: ByteSize,
     cancel: Cancel,
+    /// Whether what cannot be mounted was told.
+    told: bool,
 }
 
-struct Mounted {
-    mount: Mount,
-    device: LoopDevice,
+/// Makes the work directory the place where everything happens.
+pub(super) fn enter_work(work: &Path) -> Result<()> {
+    make_rprivate(Path::new("/"))?;
+    // Programs look for themselves and their children there.
+    rustix::mount::mount("proc", "/proc", "proc", rustix::mount::MountFlags::empty(), None)?;
+    // Relative paths keep the control socket's name within what the kernel allows.
+    std::env::set_current_dir(work)?;
+    guest_program::write_to(Path::new(GUEST))?;
+    fs_err::create_dir("mnt")?;
+    fs_err::create_dir("look")?;
+    Ok(())
 }
 
 impl Disk {
     fn open(open: wire::Open) -> Result<Self> {
-        make_rprivate(Path::new("/"))?;
-        // Programs look for themselves and their children there.
-        rustix::mount::mount("proc", "/proc", "proc", rustix::mount::MountFlags::empty(), None)?;
-        // Relative paths keep the control socket's name within what the kernel allows.
-        std::env::set_current_dir(&open.work)?;
-        guest_program::write_to(Path::new(GUEST))?;
-        fs_err::create_dir("mnt")?;
-        fs_err::create_dir("look")?;
-
+        enter_work(&open.work)?;
         let cancel = Cancel::new();
         let base_format = if open.base.qcow2 { Format::Qcow2 } else { Format::Raw };
         let below = if open.layers.is_empty() { base_format } else { Format::Qcow2 };
@@ -243,20 +247,7 @@ impl Disk {
         let layers = LayerFiles::open(spec.lower.iter().map(|(path, format)| (path.as_path(), *format)))?;
         let chain = Chain::open(&spec, &cancel)?;
         let root = find_root(chain.export_path(), Path::new("look")).map_err(|error| Failed::base(&error))?;
-        Ok(Self { mounted: None, chain, layers, root, work: open.work, size: open.size, cancel })
-    }
-
-    /// Whether free blocks can be too small to be dropped: an ext4 root with blocks below the 4 KiB of a page, to which
-    /// the kernel rounds what it discards.
-    fn keeps_deleted_data(&self) -> Result<bool> {
-        if self.root.filesystem.kind != FilesystemKind::Ext4 {
-            return Ok(false);
-        }
-        // s_log_block_size of the superblock, which lies at byte 1024: 0 stands for 1 KiB, 2 for 4 KiB.
-        let mut log_block_size = [0; 4];
-        let raw = fs_err::File::open(self.chain.export_path())?;
-        raw.file().read_exact_at(&mut log_block_size, self.root.offset + 1024 + 24)?;
-        Ok(u32::from_le_bytes(log_block_size) < 2)
+        Ok(Self { mounted: None, chain, layers, root, work: open.work, size: open.size, cancel, told: false })
     }
 
     /// Grows the root's partition to the end of the disk, and its file system to the end of the partition.
@@ -273,71 +264,53 @@ impl Disk {
         }
         raw.sync_all()?;
         drop(raw);
-        match self.root.filesystem.kind {
-            FilesystemKind::Ext4 => {
-                let device = self.attach()?;
-                filesystem::grow_ext4(device.path(), &self.cancel).map_err(|error| Failed::base(&error))?;
-                device.close()?;
-            }
-            // These two grow only while they are mounted.
-            FilesystemKind::Xfs => {
-                let target = self.mount()?.mount.target().to_owned();
-                Invocation::new(Tool::XfsGrowfs).arg(target).run(&self.cancel).map_err(|error| Failed::base(&error))?;
-            }
-            FilesystemKind::Btrfs => {
-                let target = self.mount()?.mount.target().to_owned();
-                Invocation::new(Tool::Btrfs)
-                    .args(["filesystem", "resize", "max"])
-                    .arg(target)
-                    .run(&self.cancel)
-                    .map_err(|error| Failed::base(&error))?;
-            }
-            other => {
-                let reason = format!("a root file system of the kind {} cannot be grown", other.as_str());
-                return Err(Failed { kind: FailureKind::Base, chain: vec![reason] });
-            }
+        let (raw, root) = (self.chain.export_path(), &self.root);
+        if root.filesystem.kind == FilesystemKind::Ext4 {
+            let device = LoopDevice::attach(raw, root.offset, root.size, Access::ReadWrite)?;
+            filesystem::grow_ext4(device.path(), &self.cancel).map_err(|error| Failed::base(&error))?;
+            device.close()?;
+            return Ok(());
         }
+        let mounted = Mounted::root_only(raw, root, Path::new("mnt"), Access::ReadWrite)?;
+        filesystem::grow_mounted(root.filesystem.kind, Path::new("mnt"), mounted.root_device().path(), root.size)
+            .map_err(|error| Failed::base(&error))?;
+        mounted.syncfs()?;
+        mounted.close()?;
         Ok(())
     }
 
-    fn attach(&self) -> Result<LoopDevice> {
-        Ok(LoopDevice::attach(self.chain.export_path(), self.root.offset, self.root.size, Access::ReadWrite)?)
-    }
-
-    fn mount(&mut self) -> Result<&Mounted> {
-        let mounted = if let Some(mounted) = self.mounted.take() {
-            mounted
-        } else {
-            let root = &self.root;
-            let device = self.attach()?;
-            let options = match &root.subvolume {
-                Some(subvolume) => format!("subvol={subvolume}"),
-                None => String::new(),
-            };
-            let kind = root.filesystem.kind.as_str();
-            let mount = Mount::new(device.path(), Path::new("mnt"), kind, Flags::WORK, &options)?;
-            Mounted { mount, device }
+    fn mount(&mut self, replies: &Replies) -> Result<&mut Mounted> {
+        let mounted = match self.mounted.take() {
+            Some(mounted) => mounted,
+            None => Mounted::open(self.chain.export_path(), &self.root, Path::new("mnt"), Access::ReadWrite)?,
         };
+        if !std::mem::replace(&mut self.told, true) {
+            for warning in mounted.warnings() {
+                replies.event(Event::Warning(warning.clone()));
+            }
+        }
         Ok(self.mounted.insert(mounted))
     }
 
     /// Makes sure that everything written so far is in the overlay, and lets go of the file system.
     fn unmount(&mut self) -> Result<()> {
-        if let Some(Mounted { mount, device }) = self.mounted.take() {
-            mount.syncfs()?;
-            mount.close()?;
-            device.close()?;
+        if let Some(mounted) = self.mounted.take() {
+            mounted.syncfs()?;
+            mounted.close()?;
         }
         Ok(())
     }
 
     fn step(&mut self, step: Step, replies: &Replies) -> Result<Vec<serde_json::Value>> {
         // The guest's programs never wait for the disk, so this is what keeps it busy.
-        let write_back = self.mount()?.mount.write_back()?;
+        let write_back = self.mount(replies)?.root().write_back()?;
         let root = self.work.join("mnt");
         let mut request = step.request;
         request.root = root;
-        request.disk = Some(self.disk_info()?);
+        request.disk = match &self.mounted {
+            Some(mounted) => Some(mounted.disk_info(self.chain.export_path(), &self.root)?),
+            None => None,
+        };
         let program = self.work.join(GUEST);
         let mut guest = Peer::child(&program, &["step"])?;
         let (mut stdin, mut stdout) = guest.pipes().expect("the pipes were not taken before");
@@ -360,41 +333,20 @@ impl Disk {
         reports(outcome)
     }
 
-    /// What `grub-probe` in the guest should answer.
-    fn disk_info(&self) -> Result<protocol::DiskInfo> {
-        let raw = fs_err::File::open(self.chain.export_path())?;
-        let table = table::read(&raw).map_err(|error| Failed::base(&error))?;
-        let partition = self.root.partition.and_then(|number| table.get(number));
-        let partition_map = match table.scheme {
-            table::Scheme::Gpt => "gpt",
-            table::Scheme::Mbr => "msdos",
-            table::Scheme::None => "",
-        };
-        let file_system = &self.root.filesystem;
-        let grub_fs = match file_system.kind {
-            FilesystemKind::Ext4 => "ext2",
-            other => other.as_str(),
-        };
-        Ok(protocol::DiskInfo {
-            partition_map: partition_map.to_owned(),
-            file_systems: vec![protocol::FileSystemInfo {
-                mount: "/".parse().expect("the root is a path"),
-                uuid: file_system.uuid.clone().unwrap_or_default(),
-                partition_uuid: partition
-                    .and_then(|partition| partition.unique_guid)
-                    .map_or_else(String::new, |guid| guid.to_string()),
-                grub_fs: grub_fs.to_owned(),
-            }],
-        })
-    }
-
-    fn commit(&mut self, next: &Path, finished_as: String) -> Result<()> {
+    fn commit(&mut self, next: &Path, finished_as: String, replies: &Replies) -> Result<()> {
         // Mounting with `discard` would do the same while the step runs, and slow it down.
-        let mount = &self.mount()?.mount;
+        let mounted = self.mount(replies)?;
         // What was deleted is free only once the file system's journal says so.
-        mount.syncfs()?;
-        mount.fstrim()?;
-        self.unmount()?;
+        mounted.syncfs()?;
+        mounted.trim()?;
+        mounted.syncfs()?;
+        let places = self.mounted.take().map_or_else(|| Ok(Vec::new()), Mounted::close)?;
+        // What trimming leaves: see there.
+        let raw = fs_err::OpenOptions::new().read(true).write(true).open(self.chain.export_path())?;
+        for (offset, size) in places {
+            zero_free_space(&raw, offset, size)?;
+        }
+        drop(raw);
         let backing = Backing { name: finished_as, format: Format::Qcow2 };
         create_overlay(next, &backing, self.size.bytes(), &self.cancel)?;
         let finished = self.chain.snapshot(next)?;
@@ -405,19 +357,16 @@ impl Disk {
 
     fn search(&mut self, secrets: &[NamedSecret]) -> Result<Vec<Leak>> {
         self.unmount()?;
-        let hits = leaks::in_raw(&self.layers.reader()?, secrets, &self.cancel)?;
+        let needles = Needles::secrets(secrets);
+        let hits = leaks::in_raw(&self.layers.reader()?, &needles, &self.cancel)?;
         // What is compressed is seen in the files only.
         if hits.is_empty() && self.root.filesystem.kind != FilesystemKind::Btrfs {
             return Ok(Vec::new());
         }
-        let root = &self.root;
-        let device = LoopDevice::attach(self.chain.export_path(), root.offset, root.size, Access::ReadOnly)?;
-        let options = root.subvolume.as_ref().map_or_else(String::new, |subvolume| format!("subvol={subvolume}"));
-        let kind = root.filesystem.kind.as_str();
-        let mount = Mount::new(device.path(), Path::new("mnt"), kind, Flags::LOOK, &options)?;
-        let files = audit::secrets_in_tree(Path::new("mnt"), secrets)?;
-        mount.close()?;
-        device.close()?;
+        let target = Path::new("mnt");
+        let mounted = Mounted::open(self.chain.export_path(), &self.root, target, Access::ReadOnly)?;
+        let files = audit::in_tree(target, &needles)?;
+        mounted.close()?;
         Ok(leaks::places(hits, files))
     }
 
@@ -473,6 +422,9 @@ pub(crate) fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     let mut reports = Vec::new();
     for package in outcome.packages {
         reports.push(serde_json::to_value(protocol::Report::Package(package))?);
+    }
+    for finding in outcome.findings {
+        reports.push(serde_json::to_value(protocol::Report::Finding(finding))?);
     }
     if let Some(sealed) = outcome.sealed {
         reports.push(serde_json::to_value(protocol::Report::Sealed(sealed))?);

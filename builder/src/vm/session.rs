@@ -10,6 +10,7 @@ use labwright_core::{Arch, ByteSize, Cancel, Cancelled, Event, NamedSecret, Repo
 use labwright_disk::chain::{Backing, ChainError, create_overlay};
 use labwright_disk::inspect::Format;
 use labwright_disk::read_disk::DataError;
+use labwright_guest::audit::Needles;
 use labwright_guest::client::{self, ClientError};
 use labwright_guest::frame::{self, FrameError};
 use labwright_guest::protocol::Message;
@@ -22,6 +23,10 @@ use super::{VmRunner, network};
 use crate::chroot::wire::{self, FailureKind};
 use crate::chroot::{Leak, SessionError, leaks, worker};
 use crate::layer_files::LayerFiles;
+
+/// Seen with a base of 1 KiB blocks, which mke2fs chooses for file systems below 512 MiB.
+const SMALL_BLOCKS: &str = "the root file system has blocks below 4 KiB: what the recipe deletes can stay readable in \
+                            the image's free blocks, so keep secrets out of this build or use another base";
 
 /// How long the machine may take to start and to find the root. Emulated on a busy host it takes half a minute.
 const START: Duration = Duration::from_mins(5);
@@ -149,7 +154,7 @@ impl Session {
         match session.order(&Order::Open, "start", START, cancel)? {
             Reply::Opened { root, small_blocks } => {
                 if small_blocks {
-                    reporter.event(Event::Warning(worker::SMALL_BLOCKS.to_owned()));
+                    reporter.event(Event::Warning(SMALL_BLOCKS.to_owned()));
                 }
                 Ok((session, wire::Opened { root: ByteSize::from_bytes(root) }))
             }
@@ -279,7 +284,7 @@ impl Session {
             .layers
             .reader()
             .map_err(Failed::from)
-            .and_then(|disk| leaks::in_raw(&disk, secrets, cancel).map_err(Failed::from));
+            .and_then(|disk| leaks::in_raw(&disk, &Needles::secrets(secrets), cancel).map_err(Failed::from));
         explain(&self.work, hits).map(leaks::bytes)
     }
 

@@ -3,6 +3,8 @@ use std::path::PathBuf;
 use clap::Args;
 use labwright_core::ByteSize;
 
+use super::Registries;
+
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -39,6 +41,33 @@ pub struct Run {
     /// Writes what the machine's serial console says to this file
     #[arg(long, value_name = "FILE")]
     pub console: Option<PathBuf>,
+}
+
+/// Arguments of `audit`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  labwright audit debian-terminal
+  labwright audit --format json registry.example/labs/shell:1
+  labwright audit --secret id=token,src=token.txt disk.qcow2
+
+Ends with exit code 6 if there is an error among the findings, or with --strict a warning. Needs root: the disk is
+mounted, read-only and without its powers. A file system can be made to attack the kernel that mounts it, so look
+at strangers' disks on a machine that you can throw away.")]
+pub struct Audit {
+    /// A qcow2 or raw file, or an image: NAME[:TAG] in the local store, HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or
+    /// oci-archive:FILE[:TAG]
+    #[arg(value_name = "IMAGE|DISK")]
+    pub image: String,
+    /// Looks for this value too, in files and in freed blocks: from a file, or from a variable of the environment
+    #[arg(long = "secret", value_name = "id=NAME,src=FILE|env=VARIABLE")]
+    pub secret: Vec<String>,
+    /// Counts warnings as errors
+    #[arg(long)]
+    pub strict: bool,
+    /// How registries are talked to.
+    #[command(flatten)]
+    pub registries: Registries,
 }
 
 /// Arguments of `gc`.

@@ -8,7 +8,7 @@ mod remote;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use host::{Completions, Doctor};
-pub use image::{Gc, Run};
+pub use image::{Audit, Gc, Run};
 pub use recipe::{Build, Check, New, OnError, Plan, RunnerChoice, Schema, SchemaKind, SecretFrom, SecretSource};
 pub use remote::{Base, BasePull, BaseRefresh, Copy, Inspect, Pull, Push, Registries};
 
@@ -41,6 +41,7 @@ const AFTER: &str = concat!(
     "  3    the host lacks something (see `labwright doctor`)\n",
     "  4    a registry or another remote refused\n",
     "  5    a build step failed\n",
+    "  6    an audit found what must not be in an image\n",
     "  70   a bug in Labwright\n",
     "  130  stopped by a signal\n\n",
     "Environment:\n",
@@ -96,6 +97,8 @@ pub enum Command {
     Copy(Copy),
     /// Show what is in an image
     Inspect(Inspect),
+    /// Look for identities, residue, credentials and secrets in an image or a disk
+    Audit(Audit),
     /// List, fetch and update the disks that builds start from
     #[command(subcommand)]
     Base(Base),

@@ -9,6 +9,13 @@ use crate::error::{CommandError, Kind};
 
 const HOW: &str = "give its value with --secret id=NAME,src=FILE or --secret id=NAME,env=VARIABLE";
 
+/// Reads the secrets that are given for an audit, under whatever names.
+pub(super) fn any(given: &[String]) -> Result<Vec<NamedSecret>, CommandError> {
+    let names = given.iter().map(|text| SecretSource::parse(text).map(|source| source.name));
+    let names = names.collect::<Result<Vec<_>, _>>().map_err(|text| CommandError::sentence(Kind::Usage, text))?;
+    gather(&names, given)
+}
+
 /// Reads the secrets that the recipe names. One that is missing, or that the recipe does not name, is an error.
 pub(super) fn gather(names: &[String], given: &[String]) -> Result<Vec<NamedSecret>, CommandError> {
     let mut secrets: Vec<NamedSecret> = Vec::new();

@@ -1,5 +1,6 @@
 //! One file for each verb: what was typed, a function, nothing clever.
 
+mod audit;
 mod base;
 mod build;
 mod build_secrets;
@@ -57,6 +58,7 @@ pub fn dispatch(command: Command, context: &Context<'_>) -> Result<(), CommandEr
         Command::Copy(args) => copy::run(&args, context),
         Command::Base(verb) => base::run(&verb, context),
         Command::Inspect(args) => inspect::run(&args, context),
+        Command::Audit(args) => audit::run(&args, context),
         Command::Gc(args) => gc::run(&args, context),
         Command::Doctor(_) => doctor::run(context),
         Command::Schema(args) => schema::run(&args, context),

@@ -6,7 +6,9 @@ use labwright_base_images::{
     BootstrapError, CacheError, CatalogError, DownloadError, FileBaseError, ImageBaseError, LockError, SignatureError,
     UnknownBase,
 };
-use labwright_builder::{BuildError, FailureKind, HomeError, LayerError, PlanError, SessionError, StepKind};
+use labwright_builder::{
+    AuditError, BuildError, FailureKind, HomeError, LayerError, PlanError, SessionError, StepKind,
+};
 use labwright_core::Cancelled;
 use labwright_disk::inspect::InspectError;
 use labwright_host::ToolError;
@@ -159,6 +161,16 @@ impl From<BuildError> for CommandError {
             BuildError::Leaked { .. } => Self::sentence(Kind::Step, text).hint(NO_LEAKS),
             BuildError::Home(error) => error.into(),
             BuildError::Layers(error) => Self::new(Kind::Host, error),
+        }
+    }
+}
+
+impl From<AuditError> for CommandError {
+    fn from(error: AuditError) -> Self {
+        let text = error.to_string();
+        match error {
+            AuditError::Disk(source) => Self::from_session(source, Kind::Host).context(text),
+            error @ AuditError::Work(_) => Self::new(Kind::Host, error),
         }
     }
 }

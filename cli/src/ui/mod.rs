@@ -178,7 +178,7 @@ fn count(diagnostics: &Diagnostics) -> String {
 }
 
 /// Text that came from elsewhere, without what would command the terminal: escape sequences and control characters.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(char) = chars.next() {

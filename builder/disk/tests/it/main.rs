@@ -7,5 +7,6 @@ mod chain;
 mod chain_reader;
 mod corpus;
 mod foreign;
+mod kinds;
 mod support;
 mod writer;

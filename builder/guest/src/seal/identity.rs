@@ -1,4 +1,5 @@
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{SealError, look_at, remove_tree};
@@ -22,11 +23,100 @@ pub(super) fn own_traces(root: &Path) -> Result<Vec<PathBuf>, SealError> {
     Ok(traces)
 }
 
-/// Makes sure that every clone gets an identity of its own.
+/// Puts back what a killed step set aside: the image's own file waits under another name.
+pub(super) fn put_back(root: &Path) -> Result<(), SealError> {
+    for path in crate::traces::PATHS {
+        let path = Path::new(path);
+        let saved = crate::stand_in::saved(path);
+        if look_at(root, &saved)?.is_some() {
+            let fail = |source| SealError::Write { path: Path::new("/").join(path), source };
+            remove_tree(&root.join(path)).map_err(fail)?;
+            fs_err::rename(root.join(&saved), root.join(path)).map_err(fail)?;
+        }
+    }
+    Ok(())
+}
+
+/// Files of network settings whose names do not tell that cloud-init wrote them for the machine that it ran on.
+const MAYBE_CLOUD_INIT: [&str; 4] = [
+    "etc/netplan/*.yaml",
+    "etc/network/interfaces.d/*",
+    "etc/sysconfig/network-scripts/ifcfg-*",
+    "etc/NetworkManager/system-connections/*",
+];
+
+/// How cloud-init signs them. Source: cloud-init, `net/netplan.py`, `net/eni.py` and `net/sysconfig.py`.
+const CLOUD_INIT_MARKS: [&str; 2] = ["Created by cloud-init", "This file is generated from information provided by"];
+
+pub(super) fn written_by_cloud_init(root: &Path) -> Result<Vec<PathBuf>, SealError> {
+    let mut found = Vec::new();
+    for pattern in MAYBE_CLOUD_INIT {
+        for path in super::expand(root, pattern)? {
+            let text = crate::audit::small_text(root, &path)?;
+            if text.is_some_and(|text| CLOUD_INIT_MARKS.iter().any(|mark| text.contains(mark))) {
+                found.push(path);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Makes sure that every clone gets an identity of its own, and that it does not do at its first boot what is done.
 pub(super) fn renew(root: &Path) -> Result<(), SealError> {
+    // Before the machine's id is forgotten.
+    boot_entries(root)?;
     machine_id(root)?;
     host_keys(root)?;
-    iscsi(root)
+    iscsi(root)?;
+    up_to_date(root)
+}
+
+/// The directories of boot loader entries (Boot Loader Specification).
+pub(crate) const BOOT_ENTRIES: [&str; 3] =
+    ["boot/loader/entries/*.conf", "boot/efi/loader/entries/*.conf", "efi/loader/entries/*.conf"];
+
+/// The machine id at the beginning of a boot loader entry's name.
+pub(crate) fn machine_id_of_entry(path: &Path) -> Option<(&str, &str)> {
+    let (id, rest) = path.file_name()?.to_str()?.split_at_checked(32)?;
+    let rest = rest.strip_prefix('-')?;
+    (id.bytes().all(|byte| byte.is_ascii_hexdigit()) && !rest.is_empty()).then_some((id, rest))
+}
+
+/// Takes the machine's id out of the names of boot loader entries. One that names files by the id keeps its own.
+fn boot_entries(root: &Path) -> Result<(), SealError> {
+    for pattern in BOOT_ENTRIES {
+        for path in super::expand(root, pattern)? {
+            let Some((id, rest)) = machine_id_of_entry(&path) else { continue };
+            let text = crate::audit::small_text(root, &path)?;
+            let renamed = path.with_file_name(rest);
+            if text.is_some_and(|text| !text.contains(id)) && look_at(root, &renamed)?.is_none() {
+                fs_err::rename(root.join(&path), root.join(&renamed))
+                    .map_err(|source| SealError::Write { path: Path::new("/").join(&renamed), source })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Says that `/etc` and `/var` fit this `/usr`, as systemd-update-done would behind the first boot: package managers have
+/// made all caches, and making them again takes an emulated machine long. The times of the files alone say it.
+/// Source: systemd.unit(5), `ConditionNeedsUpdate=`; systemd-update-done.service(8).
+fn up_to_date(root: &Path) -> Result<(), SealError> {
+    let Some(usr) = look_at(root, Path::new("usr"))?.filter(std::fs::Metadata::is_dir) else { return Ok(()) };
+    if systemd_version(root)?.is_none() {
+        return Ok(());
+    }
+    let time = rustix::fs::Timespec { tv_sec: usr.mtime(), tv_nsec: usr.mtime_nsec() };
+    for dir in ["etc", "var"] {
+        if look_at(root, Path::new(dir))?.is_some_and(|metadata| metadata.is_dir()) {
+            let path = format!("{dir}/.updated");
+            write(root, &path, "")?;
+            let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+            rustix::fs::utimensat(rustix::fs::CWD, root.join(&path), &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| SealError::Write { path: Path::new("/").join(&path), source: error.into() })?;
+        }
+    }
+    Ok(())
 }
 
 fn write(root: &Path, path: &str, text: &str) -> Result<(), SealError> {
@@ -99,17 +189,50 @@ ExecStart=/usr/bin/ssh-keygen -A
 WantedBy=multi-user.target
 ";
 
+/// The same for dropbear, whose package makes the keys when it is installed.
+const DROPBEAR_KEYGEN: &str = "[Unit]
+Description=Make dropbear host keys that this machine lacks
+Before=dropbear.service dropbear.socket
+ConditionFileIsExecutable=/usr/bin/dropbearkey
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'for kind in rsa ecdsa ed25519; do key=/etc/dropbear/dropbear_$${kind}_host_key; \
+test -e $$key || dropbearkey -t $$kind -f $$key; done'
+
+[Install]
+WantedBy=multi-user.target
+";
+
+/// The unit that makes the keys of OpenSSH.
+pub(crate) const KEYGEN_UNIT: &str = "etc/systemd/system/labwright-ssh-host-keys.service";
+
+/// Whether cloud-init runs at boot; then it makes SSH host keys.
+pub(crate) fn has_cloud_init(root: &Path) -> Result<bool, SealError> {
+    let exists = |path: &str| Ok::<_, SealError>(look_at(root, Path::new(path))?.is_some());
+    Ok(exists("usr/bin/cloud-init")? && !exists("etc/cloud/cloud-init.disabled")?)
+}
+
 fn host_keys(root: &Path) -> Result<(), SealError> {
     let exists = |path: &str| Ok::<_, SealError>(look_at(root, Path::new(path))?.is_some());
-    let sshd = exists("usr/sbin/sshd")?;
-    let cloud_init = exists("usr/bin/cloud-init")? && !exists("etc/cloud/cloud-init.disabled")?;
-    if !sshd || cloud_init || !exists("etc/systemd")? {
+    if !exists("etc/systemd")? {
         return Ok(());
     }
-    let unit = "labwright-ssh-host-keys.service";
+    if exists("usr/sbin/dropbear")? && exists("etc/dropbear")? {
+        unit(root, "labwright-dropbear-host-keys.service", DROPBEAR_KEYGEN)?;
+    }
+    if exists("usr/sbin/sshd")? && !has_cloud_init(root)? {
+        unit(root, "labwright-ssh-host-keys.service", KEYGEN)?;
+    }
+    Ok(())
+}
+
+/// Writes a unit and enables it for the usual target.
+fn unit(root: &Path, unit: &str, text: &str) -> Result<(), SealError> {
     fs_err::create_dir_all(root.join("etc/systemd/system"))
         .map_err(|source| SealError::Write { path: "/etc/systemd/system".into(), source })?;
-    write(root, &format!("etc/systemd/system/{unit}"), KEYGEN)?;
+    write(root, &format!("etc/systemd/system/{unit}"), text)?;
     link(root, &format!("etc/systemd/system/multi-user.target.wants/{unit}"), &format!("/etc/systemd/system/{unit}"))
 }
 

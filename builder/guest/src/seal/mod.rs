@@ -2,6 +2,25 @@
 //!
 //! What goes is decided by [`plan`] from names and contents alone and done by [`seal`]; neither follows a symbolic
 //! link, so a hostile tree cannot lead them elsewhere.
+//!
+//! The known pitfalls of image builders, and where each is dealt with:
+//!
+//! | pitfall | here |
+//! | --- | --- |
+//! | `resolv.conf` is a dangling link | `stand_in`: replaced by rename and put back, the same inode or link; `put_back` after a kill |
+//! | services start while packages are installed | `stand_in`: policy-rc.d 101; `session`: `SYSTEMD_OFFLINE`; `space`: a PID namespace |
+//! | policy-rc.d, resolv.conf, grub-probe, pins left behind | `own_traces`, by our mark; another tool's is an audit's warning |
+//! | machine-id, that of D-Bus too | `machine_id`: `uninitialized` from systemd 247 on, else empty |
+//! | machine ids in boot loader entries | `boot_entries` |
+//! | SSH host keys, also dropbear's, and nothing that makes new ones | the table; `host_keys` adds a unit where cloud-init does not |
+//! | cloud-init's state and what it generated | the table; `written_by_cloud_init` by content |
+//! | random seeds, `credential.secret` | the table |
+//! | leases, DUIDs, interface names, iSCSI names, enrolments | the table; `iscsi` |
+//! | package lists and caches | the table; while building, `space` and the runner put memory or the cache there |
+//! | logs, mail, crashes, histories, backups of account files, temporary files | the table |
+//! | proxies, credentials, passwords, a root named by a device | [`crate::audit`]: a recipe may want them, so they are told |
+//! | deleted files | the runner drops free blocks behind this step |
+//! | a first boot that makes caches again | `up_to_date` |
 
 mod identity;
 mod rules;
@@ -11,11 +30,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rules::{Deed, RULES};
 use serde::{Deserialize, Serialize};
 
-use rules::{Deed, RULES};
+pub use rules::Kind;
 
-pub(crate) use identity::POLICY_MARK;
+pub(crate) use identity::{BOOT_ENTRIES, KEYGEN_UNIT, POLICY_MARK, has_cloud_init, machine_id_of_entry};
 
 /// What sealing removed, by kind of residue; kinds of which there was nothing are not listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +93,7 @@ pub struct Planned {
     /// Relative to the root.
     pub path: PathBuf,
     /// The kind of residue.
-    pub kind: &'static str,
+    pub kind: &'static Kind,
     /// Whether the file stays, empty; otherwise it goes, with everything below it.
     pub keep_empty: bool,
 }
@@ -101,14 +121,18 @@ pub fn plan(root: &Path) -> Result<Vec<Planned>, SealError> {
             }
         }
     }
+    for path in identity::written_by_cloud_init(root)? {
+        add(path, &rules::CLOUD, false);
+    }
     for path in identity::own_traces(root)? {
-        add(path, "traces of the build", false);
+        add(path, &rules::TRACES, false);
     }
     Ok(planned.into_iter().map(|(path, (kind, keep_empty))| Planned { path, kind, keep_empty }).collect())
 }
 
 /// Seals the tree at `root`: does what [`plan`] says and makes sure that a clone gets an identity of its own.
 pub fn seal(root: &Path) -> Result<SealReport, SealError> {
+    identity::put_back(root)?;
     let mut kinds: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
     for Planned { path, kind, keep_empty } in plan(root)? {
         let full = root.join(&path);
@@ -119,7 +143,7 @@ pub fn seal(root: &Path) -> Result<SealReport, SealError> {
         } else {
             remove_tree(&full).map_err(remove)?;
         }
-        let sum = kinds.entry(kind).or_default();
+        let sum = kinds.entry(kind.name).or_default();
         *sum = (sum.0 + entries, sum.1 + bytes);
     }
     identity::renew(root)?;
@@ -167,7 +191,7 @@ fn list(root: &Path, dir: &Path) -> Result<Vec<(std::ffi::OsString, std::fs::Met
     Ok(entries)
 }
 
-fn look_at(root: &Path, path: &Path) -> Result<Option<std::fs::Metadata>, SealError> {
+pub(crate) fn look_at(root: &Path, path: &Path) -> Result<Option<std::fs::Metadata>, SealError> {
     let full = if path.as_os_str().is_empty() { root.join(".") } else { root.join(path) };
     match fs_err::symlink_metadata(full) {
         Ok(metadata) => Ok(Some(metadata)),
@@ -177,7 +201,7 @@ fn look_at(root: &Path, path: &Path) -> Result<Option<std::fs::Metadata>, SealEr
 }
 
 /// The paths that match a pattern, whose components may hold `*`. Every component but the last is a real directory.
-fn expand(root: &Path, pattern: &str) -> Result<Vec<PathBuf>, SealError> {
+pub(crate) fn expand(root: &Path, pattern: &str) -> Result<Vec<PathBuf>, SealError> {
     let mut paths = vec![PathBuf::new()];
     let components: Vec<&str> = pattern.split('/').collect();
     for (index, component) in components.iter().enumerate() {

@@ -1,5 +1,6 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+use super::rules::Rule;
 use super::*;
 
 fn write(root: &Path, path: &str, text: &str) {
@@ -72,6 +73,7 @@ fn a_used_tree_loses_its_past_and_keeps_the_rest() {
     let report = seal(root).unwrap();
     let kept = [
         "etc/",
+        r#"etc/.updated = """#,
         "etc/iscsi/",
         r#"etc/iscsi/initiatorname.iscsi = "GenerateName=yes\n""#,
         r#"etc/machine-id = "uninitialized\n""#,
@@ -101,6 +103,7 @@ fn a_used_tree_loses_its_past_and_keeps_the_rest() {
         "usr/sbin/",
         r#"usr/sbin/sshd = "kept""#,
         "var/",
+        r#"var/.updated = """#,
         "var/cache/",
         "var/cache/apt/",
         "var/cache/apt/archives/",
@@ -121,6 +124,8 @@ fn a_used_tree_loses_its_past_and_keeps_the_rest() {
         r#"var/log/wtmp = """#,
     ];
     assert_eq!(tree(root), kept);
+    let time = |path: &str| fs_err::metadata(root.join(path)).unwrap().modified().unwrap();
+    assert_eq!((time("etc/.updated"), time("var/.updated")), (time("usr"), time("usr")));
     let mode = fs_err::metadata(root.join("etc/machine-id")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o444);
     let sums: Vec<(&str, u64, u64)> =
@@ -185,4 +190,102 @@ fn files_that_others_own_are_left_alone() {
     let tree = tree(root).join("\n");
     assert!(tree.contains("nameserver") && tree.contains("exit 0"), "{tree}");
     assert!(!tree.contains("labwright"), "{tree}");
+}
+
+/// A path that a pattern names, with something in it.
+fn example(root: &Path, rule: &Rule) -> PathBuf {
+    let path = rule.pattern.replace('*', "x");
+    match rule.deed {
+        Deed::Remove => write(root, &path, "x"),
+        Deed::Contents | Deed::Files => write(root, &format!("{path}/sub/x"), "x"),
+    }
+    if matches!(rule.deed, Deed::Remove) { path.into() } else { Path::new(&path).join("sub/x") }
+}
+
+#[test]
+fn every_rule_is_found_by_an_audit_until_the_tree_is_sealed() {
+    let ids = |root: &Path| -> Vec<String> {
+        crate::audit::tree(root).unwrap().into_iter().map(|finding| finding.id).collect()
+    };
+    for rule in RULES {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path();
+        let path = example(root, rule);
+        assert!(ids(root).contains(&rule.kind.id.to_owned()), "{rule:?}: {:?}", ids(root));
+        seal(root).unwrap();
+        assert!(!root.join(&path).exists(), "{rule:?}");
+        assert_eq!(ids(root), Vec::<String>::new(), "{rule:?}");
+    }
+    // All at once.
+    let temp = tempfile::tempdir().unwrap();
+    for rule in RULES {
+        example(temp.path(), rule);
+    }
+    seal(temp.path()).unwrap();
+    assert_eq!(ids(temp.path()), Vec::<String>::new());
+}
+
+#[test]
+fn what_cloud_init_signed_goes_and_other_settings_stay() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path();
+    write(root, "etc/netplan/10-eth.yaml", "# This file is generated from information provided by the datasource.\n");
+    write(root, "etc/sysconfig/network-scripts/ifcfg-eth0", "# Created by cloud-init automatically, do not edit.\n");
+    write(root, "etc/netplan/20-lab.yaml", "network: {version: 2}\n");
+    seal(root).unwrap();
+    assert_eq!(
+        tree(root),
+        [
+            "etc/",
+            r#"etc/machine-id = """#,
+            "etc/netplan/",
+            r#"etc/netplan/20-lab.yaml = "network: {version: 2}\n""#,
+            "etc/sysconfig/",
+            "etc/sysconfig/network-scripts/"
+        ]
+    );
+}
+
+#[test]
+fn boot_entries_lose_the_machines_id_where_nothing_else_has_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path();
+    let id = "0123456789abcdef0123456789abcdef";
+    write(root, &format!("boot/loader/entries/{id}-6.1.conf"), "linux /vmlinuz-6.1\n");
+    write(root, &format!("boot/loader/entries/{id}-6.2.conf"), &format!("linux /{id}/6.2/linux\n"));
+    write(root, "boot/loader/entries/other.conf", "");
+    seal(root).unwrap();
+    let entries: Vec<_> =
+        list(root, Path::new("boot/loader/entries")).unwrap().into_iter().map(|entry| entry.0).collect();
+    assert_eq!(entries, ["0123456789abcdef0123456789abcdef-6.2.conf", "6.1.conf", "other.conf"]);
+    let left = crate::audit::tree(root).unwrap();
+    assert_eq!(left.iter().map(|finding| finding.id.as_str()).collect::<Vec<_>>(), ["identity/boot-entries"]);
+    assert!(left.iter().all(|finding| !finding.fails_build()), "the machine's first update renames it");
+}
+
+#[test]
+fn what_a_killed_step_set_aside_comes_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path();
+    write(root, "etc/resolv.conf", "# labwright: only while a step runs\nnameserver 192.0.2.1\n");
+    symlink("../run/systemd/resolve/stub-resolv.conf", root.join("etc/.labwright-resolv.conf")).unwrap();
+    seal(root).unwrap();
+    let lines = tree(root);
+    assert!(lines.contains(&"etc/resolv.conf -> ../run/systemd/resolve/stub-resolv.conf".to_owned()), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("labwright")), "{lines:?}");
+}
+
+#[test]
+fn dropbear_makes_its_keys_at_boot() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path();
+    write(root, "usr/sbin/dropbear", "");
+    write(root, "etc/dropbear/dropbear_rsa_host_key", "secret");
+    write(root, "etc/systemd/system.conf", "");
+    seal(root).unwrap();
+    let lines = tree(root);
+    assert!(!lines.iter().any(|line| line.contains("rsa_host_key =")), "{lines:?}");
+    let unit = "etc/systemd/system/labwright-dropbear-host-keys.service";
+    assert!(fs_err::read_to_string(root.join(unit)).unwrap().contains("dropbearkey -t $$kind -f $$key"));
+    assert!(root.join("etc/systemd/system/multi-user.target.wants/labwright-dropbear-host-keys.service").is_symlink());
 }

@@ -71,8 +71,6 @@ fn needs(arch: Option<Arch>) -> Vec<Need> {
         (BOOTSTRAP, true, vec![Tool::Mmdebstrap, Tool::Mke2fs, Tool::MkfsFat, Tool::Mcopy, Tool::Mmd, Tool::Tar]),
         (RUN, true, vec![Tool::QemuImg, machine]),
         ("verify signed downloads", false, vec![Tool::Gpgv]),
-        ("grow XFS disks", false, vec![Tool::XfsGrowfs]),
-        ("grow btrfs disks", false, vec![Tool::Btrfs]),
     ]
 }
 
@@ -232,17 +230,10 @@ mod tests {
 
     #[test]
     fn a_missing_tool_prevents_its_jobs_only() {
-        let report = Report::new(&host(&[Tool::Mcopy, Tool::Gpgv, Tool::QemuStorageDaemon, Tool::XfsGrowfs]));
+        let report = Report::new(&host(&[Tool::Mcopy, Tool::Gpgv, Tool::QemuStorageDaemon]));
         let impossible: Vec<(&str, String)> =
             report.jobs.iter().filter(|job| !job.possible).map(|job| (job.name, job.missing.join(","))).collect();
-        assert_eq!(
-            impossible,
-            [
-                (BUILD, "qemu-storage-daemon".to_owned()),
-                (BOOTSTRAP, "mcopy".to_owned()),
-                ("grow XFS disks", "xfs_growfs".to_owned()),
-            ]
-        );
+        assert_eq!(impossible, [(BUILD, "qemu-storage-daemon".to_owned()), (BOOTSTRAP, "mcopy".to_owned())]);
         assert_eq!(report.install, ["mtools", "qemu-system-common"]);
         let text = report.text();
         assert!(

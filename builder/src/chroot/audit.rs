@@ -1,0 +1,88 @@
+//! The worker's look at a finished disk: the known places, every file, and every byte.
+
+use std::path::Path;
+
+use labwright_core::Cancel;
+use labwright_disk::chain::{Chain, ChainSpec};
+use labwright_disk::inspect::Format;
+use labwright_disk::layout::find_root;
+use labwright_disk::loop_device::Access;
+use labwright_guest::audit::{Finding, InTree, Needles, PRIVATE_KEY, Severity, in_tree};
+use labwright_guest::client::{self, Outcome};
+use labwright_guest::protocol::{Action, Request};
+use labwright_host::Peer;
+
+use super::leaks;
+use super::mounts::Mounted;
+use super::wire::{self, Leak};
+use super::worker::{Failed, GUEST, Result, enter_work, guest_failure};
+use crate::layer_files::LayerFiles;
+
+/// What packages bring along is for everyone to read: keys of test suites are no secret.
+const PUBLIC: [&str; 5] = ["/usr/", "/lib/", "/lib64/", "/bin/", "/sbin/"];
+const LOCAL: &str = "/usr/local/";
+
+/// Looks at a disk. Its file system is mounted read-only, without replaying a journal, and nothing on it has any power;
+/// the kernel's code for the file system is still exposed to it.
+pub(super) fn audit(order: wire::Audit) -> Result<Vec<Finding>> {
+    enter_work(&order.work)?;
+    let cancel = Cancel::new();
+    let format = if order.disk.qcow2 { Format::Qcow2 } else { Format::Raw };
+    let reader = LayerFiles::open([(order.disk.path.as_path(), format)])?.reader()?;
+    let spec = ChainSpec {
+        lower: vec![(order.disk.path, format)],
+        top: None,
+        mount_point: "disk.raw".into(),
+        socket: "q".into(),
+    };
+    let chain = Chain::open(&spec, &cancel)?;
+    let root = find_root(chain.export_path(), Path::new("look")).map_err(|error| Failed::base(&error))?;
+    let needles = Needles::secrets_and_keys(&order.secrets);
+    let hits = leaks::in_raw(&reader, &needles, &cancel)?;
+
+    let mounted = Mounted::open(chain.export_path(), &root, Path::new("mnt"), Access::ReadOnly)?;
+    let mut findings = places(&order.work)?.findings;
+    let files = in_tree(Path::new("mnt"), &needles)?;
+    mounted.close()?;
+    chain.close()?;
+    add_contents(&mut findings, hits, files);
+    findings.sort();
+    Ok(findings)
+}
+
+/// The guest program's audit, from inside the tree: links lead nowhere else there.
+fn places(work: &Path) -> Result<Outcome> {
+    let mut guest = Peer::child(&work.join(GUEST), &["step"])?;
+    let (mut stdin, mut stdout) = guest.pipes().expect("the pipes were not taken before");
+    let request = Request::new(work.join("mnt"), vec![Action::Audit]);
+    let mut no_files = |_| Err(std::io::ErrorKind::NotFound.into());
+    let outcome = client::run_step(&mut stdin, &mut stdout, &request, &mut no_files, &mut |_| {});
+    outcome.map_err(|error| guest_failure(&error))
+}
+
+fn add_contents(findings: &mut Vec<Finding>, hits: Vec<leaks::RawHit>, files: Vec<InTree>) {
+    for Leak { secret, encoding, place } in leaks::places(hits, files) {
+        let known = findings.iter().any(|finding| finding.path == place);
+        let public = !place.starts_with(LOCAL) && PUBLIC.iter().any(|dir| place.starts_with(dir));
+        let in_file = place.starts_with('/');
+        let remedy = if in_file {
+            "remove it, and change it where it was known: whoever has the image has it"
+        } else {
+            "drop free blocks before the disk is copied (fstrim, discard), and change it where it was known"
+        };
+        let finding = |id: &str, what: String| Finding {
+            severity: Severity::Error,
+            id: id.to_owned(),
+            path: place.clone(),
+            what,
+            remedy: remedy.to_owned(),
+        };
+        if secret != PRIVATE_KEY {
+            findings.push(finding("secret/value", format!("the secret `{secret}` {encoding}")));
+        } else if in_file && !known && !public {
+            findings.push(finding("credential/private-key", "a private key".to_owned()));
+        } else if !in_file {
+            findings.push(finding("credential/deleted-private-key", "a private key".to_owned()));
+        }
+    }
+}
