@@ -557,3 +557,6 @@ impl Inputs {
         self.sources.push(Source::Inline(bytes));
     }
 }
+
+#[cfg(test)]
+mod tests;
