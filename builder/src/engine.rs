@@ -34,6 +34,8 @@ pub struct Builder {
 pub struct BuildOptions {
     /// Runs this step and all behind it anew, whatever is cached.
     pub from: Option<StepKind>,
+    /// Runs every step anew, those of the recipes below included.
+    pub everything: bool,
     /// The terminal (`/dev/pts/3`) on which a person gets a shell when a step fails in the guest.
     pub terminal: Option<PathBuf>,
     /// Variables for package managers and commands (`http_proxy`), kept out of the image and of the keys.
@@ -56,7 +58,7 @@ pub struct Artifact {
     /// Bytes of the disk that hold something, before compression.
     pub data_size: ByteSize,
     /// The steps, with whether each came from the cache.
-    pub steps: Vec<(StepKind, bool)>,
+    pub steps: Vec<(String, bool)>,
     /// The build's log.
     pub log: PathBuf,
     work: Workdir,
@@ -194,7 +196,7 @@ impl Builder {
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<Artifact, BuildError> {
-        let missing = plan.recipe.build_secrets.iter().find(|name| secret(options, name).is_none());
+        let missing = plan.build_secrets().iter().find(|name| secret(options, name).is_none());
         if let Some(name) = missing {
             return Err(BuildError::NoSecret { name: name.clone() });
         }
@@ -207,7 +209,7 @@ impl Builder {
         history.save(&self.home.history(), name)?;
         let result = self.build_logged(plan, options, &layers, &log, cancel);
         for (step, layer) in plan.steps.iter().zip(layers.longest_prefix(&keys(plan), &plan.base.digest.to_string())?) {
-            history.finished(step.kind, layer.size);
+            history.finished(step, layer.size);
         }
         if let Ok(artifact) = &result {
             history.file_size = Some(artifact.file_size.bytes());
@@ -244,8 +246,10 @@ impl Builder {
             let found = run.found()?;
             // What was there at the first look came from the cache; what others build meanwhile is news.
             let first = *cached.get_or_insert(found.len());
-            if let Some(flattened) = run.attempt(&work, &found)? {
-                let steps = plan.steps.iter().enumerate().map(|(at, step)| (step.kind, at < first)).collect();
+            // Each disk of a recipe below is made to its end before anything is built on it: it may be smaller.
+            let level = plan.levels.iter().position(|level| level.end > found.len()).unwrap_or(plan.levels.len() - 1);
+            if let Some(flattened) = run.attempt(&work, &found, level)? {
+                let steps = plan.steps.iter().enumerate().map(|(at, step)| (step.label(), at < first)).collect();
                 let facts = plan.facts(run.packages()?);
                 return Ok(Artifact {
                     disk: work.path().join(DISK),
@@ -321,11 +325,11 @@ impl Run<'_> {
 
     /// Forgets the layers that are to be made anew.
     fn forget(&self) -> Result<(), BuildError> {
-        if let Some(from) = self.options.from {
-            for step in self.plan.steps.iter().filter(|step| step.kind >= from) {
-                let _lock = self.lock(step)?;
-                self.layers.remove(&step.key)?;
-            }
+        let BuildOptions { from, everything, .. } = self.options;
+        let anew = |step: &&Step| *everything || (step.of.is_none() && from.is_some_and(|from| step.kind >= from));
+        for step in self.plan.steps.iter().filter(anew) {
+            let _lock = self.lock(step)?;
+            self.layers.remove(&step.key)?;
         }
         Ok(())
     }
@@ -354,16 +358,16 @@ impl Run<'_> {
         Ok(self.layers.lock(&step.key, self.cancel, || {
             self.log.event(Event::Note(format!(
                 "another build is at step `{}` with the same inputs; waiting for its result",
-                step.kind.as_str()
+                step.label()
             )));
         })?)
     }
 
-    /// Builds on top of `found`. Returns none if somebody else built the next step meanwhile: then a new try starts
-    /// from there.
-    fn attempt(&self, work: &Workdir, found: &[Layer]) -> Result<Option<wire::Flattened>, BuildError> {
+    /// Builds on top of `found` up to the end of a level. Returns none if that is not the last one, or if somebody else
+    /// built the next step meanwhile: then a new try starts from there.
+    fn attempt(&self, work: &Workdir, found: &[Layer], level: usize) -> Result<Option<wire::Flattened>, BuildError> {
         // Finished layers are hashed and written through while the next steps run.
-        std::thread::scope(|scope| self.attempt_storing(scope, work, found))
+        std::thread::scope(|scope| self.attempt_storing(scope, work, found, level))
     }
 
     fn attempt_storing<'scope>(
@@ -371,23 +375,24 @@ impl Run<'_> {
         scope: &'scope Scope<'scope, '_>,
         work: &Workdir,
         found: &[Layer],
+        level: usize,
     ) -> Result<Option<wire::Flattened>, BuildError> {
         let mut storing = Vec::new();
         let mut number = 0;
         let mut top = overlay_name(number);
         for (step, layer) in self.plan.steps.iter().zip(found) {
-            let step = step.kind.as_str().to_owned();
+            let step = step.label();
             self.log.event(Event::Started { step: step.clone() });
             self.log.event(Event::Finished { step, outcome: format!("cached {}", layer.key.short()) });
         }
         let mut parent = found.last().map_or_else(|| self.base_id(), |layer| layer.id.clone());
-        let mut session = self.open(work, found, &top)?;
-        for step in &self.plan.steps[found.len()..] {
+        let mut session = self.open(work, found, &top, self.plan.levels[level].size)?;
+        for step in &self.plan.steps[found.len()..self.plan.levels[level].end] {
             let lock = self.lock(step)?;
             if self.layers.find(&step.key, &parent)?.is_some() {
                 return Ok(None);
             }
-            let name = step.kind.as_str().to_owned();
+            let name = step.label();
             self.log.event(Event::Started { step: name.clone() });
             let reports = self.run_step(&mut session, step)?;
             self.tell(&reports);
@@ -413,6 +418,13 @@ impl Run<'_> {
             }));
             top = next;
             self.log.event(Event::Finished { step: name, outcome });
+        }
+        if level + 1 < self.plan.levels.len() {
+            session.close(self.log).map_err(|source| self.broken(source))?;
+            for stored in storing {
+                stored.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            }
+            return Ok(None);
         }
         let leaks = self.search(&mut session)?;
         if !leaks.is_empty() {
@@ -445,7 +457,7 @@ impl Run<'_> {
         Ok(Some(flattened))
     }
 
-    fn open(&self, work: &Workdir, found: &[Layer], top: &str) -> Result<Session, BuildError> {
+    fn open(&self, work: &Workdir, found: &[Layer], top: &str, size: ByteSize) -> Result<Session, BuildError> {
         let base = &self.plan.base;
         let open = wire::Open {
             work: work.path().to_owned(),
@@ -453,7 +465,7 @@ impl Run<'_> {
             layers: found.iter().map(|layer| self.layers.path(&layer.key)).collect(),
             top: PathBuf::from(top),
             backing: found.last().map_or_else(|| "base".to_owned(), |layer| file_name(&layer.key)),
-            size: self.plan.size,
+            size,
         };
         let (session, opened) = Session::open(&self.options.runner, self.program, open, self.log, self.cancel)
             .map_err(|source| self.broken(source))?;

@@ -27,8 +27,10 @@ pub struct Forecast {
 /// What a build would do about one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepForecast {
-    /// The step.
+    /// The kind of step.
     pub kind: StepKind,
+    /// What people call it.
+    pub label: String,
     /// Its key; none while an input is not there.
     pub key: Option<Key>,
     /// Why it has to be built; empty if it is cached.
@@ -95,12 +97,12 @@ pub enum Reason {
     /// An earlier step has other inputs than at the last build.
     Earlier {
         /// That step.
-        step: StepKind,
+        step: String,
     },
     /// The step before has to be built.
     StepBefore {
         /// That step.
-        step: StepKind,
+        step: String,
     },
     /// The recipe was never built here.
     FirstBuild,
@@ -129,8 +131,8 @@ impl fmt::Display for Reason {
             Self::Reordered => f.write_str("the order changed"),
             Self::Base { was } => write!(f, "the base changed (it was {})", was.short()),
             Self::Program => f.write_str("this version of Labwright does it in another way"),
-            Self::Earlier { step } => write!(f, "step `{}` changed", step.as_str()),
-            Self::StepBefore { step } => write!(f, "after `{}`", step.as_str()),
+            Self::Earlier { step } => write!(f, "step `{step}` changed"),
+            Self::StepBefore { step } => write!(f, "after `{step}`"),
             Self::FirstBuild => f.write_str("never built here"),
             Self::NewStep => f.write_str("a new step"),
             Self::Unfinished => f.write_str("the last build did not come to its end"),
@@ -155,10 +157,10 @@ pub enum Known {
 }
 
 impl Known {
-    fn missing(self, kind: StepKind) -> Option<Reason> {
+    fn missing(self, step: &Step) -> Option<Reason> {
         match self {
             Self::NoBase => Some(Reason::BaseMissing),
-            Self::Before(first) if kind >= first => Some(Reason::InputMissing),
+            Self::Before(first) if step.kind >= first || step.of.is_none() => Some(Reason::InputMissing),
             Self::All | Self::Before(_) => None,
         }
     }
@@ -170,17 +172,17 @@ pub fn forecast(home: &Path, plan: &Plan, known: Known) -> Result<Forecast, Buil
     let layers = Layers::at(home::layers(home));
     // What the next layer must stand on; none once a layer is missing.
     let mut parent = Some(plan.base.digest.to_string());
-    let mut before: Option<StepKind> = None;
+    let mut before: Option<String> = None;
     let mut steps = Vec::new();
     for step in &plan.steps {
-        let past = history.as_ref().and_then(|history| history.step(step.kind));
+        let past = history.as_ref().and_then(|history| history.step(step));
         let mut reasons = Vec::new();
         let mut size = past.and_then(|past| past.size).map(|bytes| Size { bytes, from: SizeFrom::LastBuild });
-        let missing = known.missing(step.kind);
+        let missing = known.missing(step);
         match (&missing, &parent) {
             (Some(missing), _) => reasons.push(missing.clone()),
             (None, None) => {
-                reasons.extend(before.map(|step| Reason::StepBefore { step }));
+                reasons.extend(before.take().map(|step| Reason::StepBefore { step }));
                 reasons.extend(own(step, past));
             }
             (None, Some(below)) => match layers.look(&step.key, below)? {
@@ -196,8 +198,9 @@ pub fn forecast(home: &Path, plan: &Plan, known: Known) -> Result<Forecast, Buil
         if !reasons.is_empty() {
             parent = None;
         }
-        before = Some(step.kind);
-        steps.push(StepForecast { kind: step.kind, key: missing.is_none().then(|| step.key.clone()), reasons, size });
+        before = Some(step.label());
+        let key = missing.is_none().then(|| step.key.clone());
+        steps.push(StepForecast { kind: step.kind, label: step.label(), key, reasons, size });
     }
     Ok(Forecast { steps, file_size: history.and_then(|history| history.file_size) })
 }
@@ -217,7 +220,7 @@ fn own(step: &Step, past: Option<&PastStep>) -> Vec<Reason> {
 /// Why the first step that has no layer has none.
 fn why(plan: &Plan, step: &Step, history: Option<&History>) -> Vec<Reason> {
     let Some(history) = history else { return vec![Reason::FirstBuild] };
-    let past = history.step(step.kind);
+    let past = history.step(step);
     if let Some(past) = past.filter(|past| past.key == step.key) {
         return vec![if past.done { Reason::Evicted } else { Reason::Unfinished }];
     }
@@ -231,10 +234,14 @@ fn why(plan: &Plan, step: &Step, history: Option<&History>) -> Vec<Reason> {
     if past.is_none() {
         reasons.push(Reason::NewStep);
     }
-    let earlier = StepKind::ALL.into_iter().filter(|kind| *kind < step.kind).find(|kind| {
-        let now = plan.steps.iter().find(|step| step.kind == *kind).map(|step| &step.inputs);
-        history.step(*kind).map(|past| &past.inputs) != now
-    });
+    let before: Vec<&Step> = plan.steps.iter().take_while(|other| other.key != step.key).collect();
+    let changed = before.iter().find(|now| history.step(now).is_none_or(|past| past.inputs != now.inputs));
+    let gone = history
+        .steps
+        .iter()
+        .take_while(|past| past.step != step.kind || past.of != step.of)
+        .find(|past| before.iter().all(|now| now.kind != past.step || now.of != past.of));
+    let earlier = changed.map(|step| step.label()).or_else(|| gone.map(|past| past.step.as_str().to_owned()));
     reasons.extend(earlier.map(|step| Reason::Earlier { step }));
     if reasons.is_empty() {
         // Another key from the same inputs: the way of making it has another number.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::guest_program;
 use crate::inputs::Input;
 use crate::key::Key;
-use crate::plan::{Plan, StepKind};
+use crate::plan::{Plan, Step, StepKind};
 
 /// The version of the file; one of another version counts as none.
 const VERSION: u32 = 1;
@@ -33,6 +33,9 @@ pub(crate) struct History {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct PastStep {
     pub(crate) step: StepKind,
+    /// The recipe below that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) of: Option<String>,
     pub(crate) key: Key,
     pub(crate) inputs: Vec<Input>,
     /// Whether the step came to its end.
@@ -53,12 +56,11 @@ impl History {
     pub(crate) fn begin(plan: &Plan, before: Option<&Self>) -> Self {
         let steps = plan.steps.iter().map(|step| PastStep {
             step: step.kind,
+            of: step.of.clone(),
             key: step.key.clone(),
             inputs: step.inputs.clone(),
-            done: before
-                .and_then(|before| before.step(step.kind))
-                .is_some_and(|past| past.done && past.key == step.key),
-            size: before.and_then(|before| before.step(step.kind)).and_then(|past| past.size),
+            done: before.and_then(|before| before.step(step)).is_some_and(|past| past.done && past.key == step.key),
+            size: before.and_then(|before| before.step(step)).and_then(|past| past.size),
         });
         Self {
             version: VERSION,
@@ -69,8 +71,9 @@ impl History {
         }
     }
 
-    pub(crate) fn step(&self, kind: StepKind) -> Option<&PastStep> {
-        self.steps.iter().find(|past| past.step == kind)
+    /// The same step at that time.
+    pub(crate) fn step(&self, step: &Step) -> Option<&PastStep> {
+        self.steps.iter().find(|past| past.step == step.kind && past.of == step.of)
     }
 
     /// Notes that every step came to its end.
@@ -81,8 +84,8 @@ impl History {
     }
 
     /// Notes that a step has a layer of so many bytes.
-    pub(crate) fn finished(&mut self, kind: StepKind, size: u64) {
-        if let Some(past) = self.steps.iter_mut().find(|past| past.step == kind) {
+    pub(crate) fn finished(&mut self, step: &Step, size: u64) {
+        if let Some(past) = self.steps.iter_mut().find(|past| past.step == step.kind && past.of == step.of) {
             past.done = true;
             past.size = Some(size);
         }

@@ -33,6 +33,22 @@ pub struct Plan {
     pub(crate) size: ByteSize,
     pub(crate) steps: Vec<Step>,
     pub(crate) recipe_digest: Digest,
+    /// One for each recipe, the lowest first.
+    pub(crate) levels: Vec<Level>,
+    /// All ways in, those of the recipes below included.
+    access: Vec<resolved::Access>,
+    /// The recipe right below, with the key of its image.
+    below: Option<(String, Digest)>,
+    secrets: Vec<String>,
+}
+
+/// The steps of one of the recipes that stand on one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Level {
+    /// How many steps there are up to and with this recipe's.
+    pub(crate) end: usize,
+    /// The size of its disk.
+    pub(crate) size: ByteSize,
 }
 
 /// A kind of step. Their order here is the order in which they run.
@@ -100,6 +116,8 @@ impl StepKind {
 /// One step of a plan.
 #[derive(Debug)]
 pub struct Step {
+    /// The name of the recipe below that it belongs to; none for the plan's own.
+    pub(crate) of: Option<String>,
     pub(crate) kind: StepKind,
     pub(crate) key: Key,
     pub(crate) actions: Vec<Action>,
@@ -116,6 +134,14 @@ impl Step {
     /// What kind of step it is.
     pub fn kind(&self) -> StepKind {
         self.kind
+    }
+
+    /// What people call it: its kind (`files`), with the recipe's name in front where that is one below (`shell: files`).
+    pub fn label(&self) -> String {
+        match &self.of {
+            Some(recipe) => format!("{recipe}: {}", self.kind.as_str()),
+            None => self.kind.as_str().to_owned(),
+        }
     }
 
     /// The key of its result.
@@ -151,17 +177,53 @@ pub enum PlanError {
 impl Plan {
     /// Plans `recipe` on a base that is there. Reads the files that the recipe names, and writes nothing.
     pub fn new(recipe: Recipe, arch: Arch, base: Base) -> Result<Self, PlanError> {
+        let start = Start {
+            key: Key::first(&base.digest),
+            name: base.name.clone(),
+            size: base.virtual_size,
+            steps: Vec::new(),
+            levels: Vec::new(),
+            access: Vec::new(),
+            below: None,
+            secrets: Vec::new(),
+        };
+        Self::on_start(recipe, arch, base, start)
+    }
+
+    /// Plans `recipe` on the sealed disk of another plan, whose steps come first and are shared with it.
+    pub fn on(recipe: Recipe, below: Self) -> Result<Self, PlanError> {
+        let mut steps = below.steps;
+        for step in &mut steps {
+            step.of.get_or_insert_with(|| below.recipe.name.clone());
+        }
+        let key = steps.last().map_or_else(|| Key::first(&below.base.digest), |step| step.key.clone());
+        let name = format!("recipe {} {}", below.recipe.name, below.recipe.version);
+        let start = Start {
+            below: Some((name.clone(), key.digest())),
+            key,
+            name,
+            size: below.size,
+            steps,
+            levels: below.levels,
+            access: below.access,
+            secrets: below.secrets,
+        };
+        Self::on_start(recipe, below.arch, below.base, start)
+    }
+
+    fn on_start(recipe: Recipe, arch: Arch, base: Base, start: Start) -> Result<Self, PlanError> {
         let size = match recipe.disk_size {
-            Some(size) if size < base.virtual_size => {
-                return Err(PlanError::Shrink { base: base.name, base_size: base.virtual_size, size });
+            Some(size) if size < start.size => {
+                return Err(PlanError::Shrink { base: start.name, base_size: start.size, size });
             }
             Some(size) => size,
-            None => base.virtual_size,
+            None => start.size,
         };
-        let mut chain = Chain { key: Key::first(&base.digest), steps: Vec::new(), inputs: Vec::new() };
-        if size > base.virtual_size {
+        let mut chain = Chain { key: start.key, steps: start.steps, inputs: Vec::new() };
+        if size > start.size {
             chain.key = chain.key.next(StepKind::Disk.as_str(), STEP_VERSION, &size.to_string());
             chain.steps.push(Step {
+                of: None,
                 kind: StepKind::Disk,
                 key: chain.key.clone(),
                 actions: Vec::new(),
@@ -172,9 +234,14 @@ impl Plan {
                 time_limit: TIME_LIMIT,
             });
         }
-        let door = door(&recipe)?;
-        let config = door.as_ref().map(front_door);
-        chain.add(StepKind::Packages, packages(&recipe, config.as_ref())?, true, recipe.timeouts.packages);
+        let replaced = |access: &&resolved::Access| recipe.access.iter().any(|own| own.name == access.name);
+        let mut ways: Vec<resolved::Access> = start.access.iter().filter(|way| !replaced(way)).cloned().collect();
+        ways.extend(recipe.access.iter().cloned());
+        let (door_below, door) = (door(&start.access)?, door(&ways)?);
+        // The door of the disk below is the right one unless this recipe has terminals too.
+        let config = door.filter(|door| door_below.as_ref() != Some(door)).as_ref().map(front_door);
+        let added = config.as_ref().filter(|_| door_below.is_none());
+        chain.add(StepKind::Packages, packages(&recipe, added)?, true, recipe.timeouts.packages);
         chain.add(StepKind::Settings, settings(&recipe), false, None);
         chain.add(StepKind::Users, users(&recipe), false, recipe.timeouts.users);
         chain.add(StepKind::Files, files(&recipe)?, false, recipe.timeouts.files);
@@ -182,7 +249,16 @@ impl Plan {
         chain.add(StepKind::Commands, commands(&recipe), true, recipe.timeouts.runcmd);
         chain.add(StepKind::Seal, Inputs::of(vec![Action::Seal]), false, None);
         let recipe_digest = recipe_digest(&recipe, &chain.inputs);
-        Ok(Self { recipe, arch, base, size, steps: chain.steps, recipe_digest })
+        let mut levels = start.levels;
+        levels.push(Level { end: chain.steps.len(), size });
+        let mut secrets = start.secrets;
+        for name in &recipe.build_secrets {
+            if !secrets.contains(name) {
+                secrets.push(name.clone());
+            }
+        }
+        let (steps, below) = (chain.steps, start.below);
+        Ok(Self { recipe, arch, base, size, steps, recipe_digest, levels, access: ways, below, secrets })
     }
 
     /// The steps, in order.
@@ -211,10 +287,17 @@ impl Plan {
         &self.recipe
     }
 
+    /// The names of the secrets that the steps may read, those of the recipes below included.
+    pub fn build_secrets(&self) -> &[String] {
+        &self.secrets
+    }
+
     /// The facts about the image that this plan makes.
     pub fn facts(&self, extra_packages: Vec<PackageFact>) -> ImageFacts {
         let recipe = &self.recipe;
-        let access: Vec<AccessFact> = recipe.access.iter().map(access_fact).collect();
+        let access: Vec<AccessFact> = self.access.iter().map(access_fact).collect();
+        let base = (self.base.name.clone(), self.base.digest.clone());
+        let (base, base_digest) = self.below.clone().unwrap_or(base);
         let has_door = access.iter().any(|access| access.kind != AccessKind::Http);
         ImageFacts {
             name: recipe.name.clone(),
@@ -222,8 +305,8 @@ impl Plan {
             title: recipe.title.clone(),
             arch: self.arch,
             virtual_size: self.size,
-            base: self.base.name.clone(),
-            base_digest: self.base.digest.clone(),
+            base,
+            base_digest,
             recipe_digest: self.recipe_digest.clone(),
             build_key: self.key(),
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -232,6 +315,18 @@ impl Plan {
             extra_packages,
         }
     }
+}
+
+/// What a recipe starts from.
+struct Start {
+    key: Key,
+    name: String,
+    size: ByteSize,
+    steps: Vec<Step>,
+    levels: Vec<Level>,
+    access: Vec<resolved::Access>,
+    below: Option<(String, Digest)>,
+    secrets: Vec<String>,
 }
 
 /// Collects steps, each with a key on top of the one before.
@@ -254,6 +349,7 @@ impl Chain {
         self.inputs.push(text);
         let named = inputs::named(&inputs);
         self.steps.push(Step {
+            of: None,
             kind,
             key: self.key.clone(),
             actions: inputs.actions,
@@ -281,9 +377,9 @@ fn access_fact(access: &resolved::Access) -> AccessFact {
     AccessFact { name: access.name.clone(), kind: access.kind(), port, path, user: access.user().map(str::to_owned) }
 }
 
-fn door(recipe: &Recipe) -> Result<Option<FrontDoor>, PlanError> {
+fn door(access: &[resolved::Access]) -> Result<Option<FrontDoor>, PlanError> {
     let mut terminals = Vec::new();
-    for access in &recipe.access {
+    for access in access {
         match &access.spec {
             AccessSpec::Terminal { user, .. } => terminals.push(Terminal::new(&access.name, user)?),
             AccessSpec::Desktop { .. } => return Err(PlanError::Unsupported("access of the type desktop")),
@@ -325,7 +421,9 @@ fn packages(recipe: &Recipe, door: Option<&GuestConfig>) -> Result<Inputs, PlanE
         names.push("tzdata".to_owned());
     }
     let mut fallbacks = Vec::new();
-    if recipe.access.iter().any(|access| matches!(access.spec, AccessSpec::Terminal { ttyd: None, .. })) {
+    // A disk below that has terminals has their program too.
+    let wants_ttyd = |access: &resolved::Access| matches!(access.spec, AccessSpec::Terminal { ttyd: None, .. });
+    if door.is_some() && recipe.access.iter().any(wants_ttyd) {
         fallbacks.push(Fallback { package: "ttyd".to_owned(), suite: TTYD_SUITE.to_owned() });
     }
     if !names.is_empty() || !files.is_empty() || !fallbacks.is_empty() {
@@ -459,3 +557,6 @@ impl Inputs {
         self.sources.push(Source::Inline(bytes));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@
 //! This crate never opens a file, starts a process or reads the environment: it sees the files beside a recipe only
 //! through the [`Files`] that the caller gives. It knows nothing of how a recipe is built.
 //!
-//! Main types: [`Loaded`], [`resolved::Recipe`], [`Files`] and [`Feature`]. [`schema`] is the same model for editors.
+//! Main types: [`Loaded`], [`Below`] (for recipes on recipes), [`resolved::Recipe`], [`Files`] and [`Feature`]. [`schema`] is the same model for editors.
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -43,6 +43,7 @@
 //! assert_eq!(loaded.recipe.name, "shell");
 //! ```
 
+mod below;
 mod decode;
 mod load;
 mod node;
@@ -53,5 +54,6 @@ mod rules;
 mod schema;
 mod template;
 
-pub use load::{Feature, FileKind, Files, Loaded, load, to_json};
+pub use below::Below;
+pub use load::{Feature, FileKind, Files, Loaded, load, load_on, to_json};
 pub use schema::schema;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use labwright_core::{Arch, Diagnostic, Diagnostics, SourceFile, Span};
 
+use crate::below::Below;
 use crate::decode::{self, Decoder};
 use crate::parse::parse;
 use crate::resolved;
@@ -87,6 +88,21 @@ pub fn load(
     files: &dyn Files,
     overrides: &BTreeMap<String, String>,
 ) -> Result<Loaded, Diagnostics> {
+    load_on(name, text, dir, files, overrides, None)
+}
+
+/// The same for a recipe whose base is another recipe: what it names there is checked as well.
+///
+/// Without `below` (or by [`load`]) such a recipe may name any user. Which recipe is below stands in the result; who calls
+/// this loads the upper recipe once to learn that, and once more to check it.
+pub fn load_on(
+    name: &str,
+    text: &str,
+    dir: &Path,
+    files: &dyn Files,
+    overrides: &BTreeMap<String, String>,
+    below: Option<&Below>,
+) -> Result<Loaded, Diagnostics> {
     let file = SourceFile::new(name, text);
     let mut found = Vec::new();
     let Some(root) = parse(&file, &mut found) else { return Err(sorted(found)) };
@@ -98,6 +114,7 @@ pub fn load(
         used: Vec::new(),
         found,
         features: Vec::new(),
+        below,
     };
     let recipe = decode::recipe(&mut decoder, &root, overrides);
     let mut features = decoder.features;

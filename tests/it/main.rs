@@ -20,4 +20,5 @@ mod runners;
 mod secrets;
 mod servers;
 mod shell;
+mod towers;
 mod world;

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use labwright_builder::{Artifact, BuildOptions, Builder, Plan, Runner, StepKind};
+use labwright_builder::{Artifact, BuildOptions, Builder, Plan, Runner};
 use labwright_core::{Arch, ImageFacts};
 use labwright_recipes::{Feature, Loaded};
 use labwright_registry::{Descriptor, Layout, container_disk};
@@ -39,7 +39,7 @@ struct Answer {
 /// One step of a build.
 #[derive(Debug, Serialize)]
 struct StepAnswer {
-    name: &'static str,
+    name: String,
     cached: bool,
 }
 
@@ -49,11 +49,17 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
         OnError::Fail => None,
         OnError::Shell => Some(Terminal::take()?),
     };
-    let loaded = recipe_file::load_recipe(&args.path, &args.set)?;
-    super::show_warnings(&loaded, context);
-    refuse(&loaded)?;
-    let secrets = build_secrets::gather(&loaded.recipe.build_secrets, &args.secret)?;
-    let arch = architecture(&loaded)?;
+    let recipes = recipe_file::load_chain(&args.path, &args.set)?;
+    for loaded in &recipes {
+        super::show_warnings(loaded, context);
+        refuse(loaded)?;
+    }
+    let mut wanted: Vec<String> = recipes.iter().flat_map(|loaded| loaded.recipe.build_secrets.clone()).collect();
+    wanted.sort();
+    wanted.dedup();
+    let secrets = build_secrets::gather(&wanted, &args.secret)?;
+    let (loaded, uppers) = recipes.split_first().expect("a chain has a recipe");
+    let arch = architecture(loaded)?;
     let store = Layout::open_or_create(context.settings.store())?;
     let images = image::images(context, &args.registries, &base::base_image(&loaded.recipe.base))?;
     let bases = Bases::open(&images, context)?;
@@ -62,14 +68,19 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
         (false, true) => Pins::Update,
         (false, false) => Pins::Keep,
     };
-    let base = bases.fetch(&loaded, arch, pins)?;
-    let mut recipe = loaded.recipe;
+    let base = bases.fetch(loaded, arch, pins)?;
+    let mut recipe = loaded.recipe.clone();
     bases.bring_ttyd(&mut recipe, arch)?;
-    let plan = Plan::new(recipe, arch, base)?;
+    let mut plan = Plan::new(recipe, arch, base)?;
+    for upper in uppers {
+        let mut recipe = upper.recipe.clone();
+        bases.bring_ttyd(&mut recipe, arch)?;
+        plan = Plan::on(recipe, plan)?;
+    }
 
-    let from = if args.no_cache { StepKind::ALL.first().copied() } else { args.from };
     if args.output.is_none()
-        && from.is_none()
+        && args.from.is_none()
+        && !args.no_cache
         && !args.force
         && let Some((image, digest)) = already_built(&plan, &store, arch)
     {
@@ -87,7 +98,8 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
             .hint("run it as root with `--runner chroot`"));
     }
     let options = BuildOptions {
-        from,
+        from: args.from,
+        everything: args.no_cache,
         terminal: terminal.as_ref().map(|terminal| terminal.path().to_owned()),
         environment: context.settings.proxies.clone(),
         runner,
@@ -123,11 +135,7 @@ fn report(artifact: Artifact, packed: &container_disk::Packed, context: &Context
         unchanged: false,
         file_size: Some(artifact.file_size.bytes()),
         data_size: Some(artifact.data_size.bytes()),
-        steps: artifact
-            .steps
-            .iter()
-            .map(|(step, cached)| StepAnswer { name: step.as_str(), cached: *cached })
-            .collect(),
+        steps: artifact.steps.iter().map(|(step, cached)| StepAnswer { name: step.clone(), cached: *cached }).collect(),
         log: Some(artifact.log.clone()),
     };
     let fail = |source| CommandError::new(Kind::Host, source).context("could not remove the build's directory");
@@ -167,9 +175,9 @@ pub(super) fn refuse(loaded: &Loaded) -> Result<(), CommandError> {
             // Another architecture beside one that works is simply not built here.
             Feature::Architecture(_) if loaded.recipe.architectures.contains(&Arch::Amd64) => return None,
             Feature::Architecture(_) => "disks for arm64",
-            Feature::BaseRecipe => "recipes on recipes",
             Feature::Desktop => "desktops",
-            Feature::BaseCatalogue
+            Feature::BaseRecipe
+            | Feature::BaseCatalogue
             | Feature::BaseUrl
             | Feature::BaseImage
             | Feature::BuildSecrets

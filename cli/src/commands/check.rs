@@ -15,11 +15,11 @@ struct Answer<'a> {
 
 /// Finds every mistake in a recipe.
 pub(super) fn run(args: &Check, context: &Context<'_>) -> Result<(), CommandError> {
-    let result = recipe_file::load_recipe(&args.path, &args.set).and_then(|loaded| {
+    let result = recipe_file::load_chain(&args.path, &args.set).and_then(|mut recipes| {
         // The names of the catalogue are no matter of the recipe's grammar.
-        match base::unknown_name(&loaded) {
+        match base::unknown_name(&recipes[0]) {
             Some(mistake) => Err(Diagnostics(vec![mistake]).into()),
-            None => Ok(loaded),
+            None => Ok(recipes.pop().expect("a chain has a recipe")),
         }
     });
     let found = match &result {

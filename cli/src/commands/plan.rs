@@ -1,6 +1,7 @@
 use labwright_base_images::{Base, Cache, DiskFormat};
 use labwright_builder::{Forecast, Known, Plan, Reason, Size, SizeFrom, StepForecast, StepKind, forecast};
 use labwright_core::{Arch, ByteSize, Digest};
+use labwright_recipes::Loaded;
 use labwright_registry::Layout;
 use serde::Serialize;
 
@@ -44,7 +45,7 @@ struct BaseAnswer {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct StepAnswer {
-    name: &'static str,
+    name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     cached: bool,
@@ -64,16 +65,25 @@ struct ReasonAnswer {
 
 /// Says what a build would do.
 pub(super) fn run(args: &args::Plan, context: &Context<'_>) -> Result<(), CommandError> {
-    let loaded = recipe_file::load_recipe(&args.path, &args.set)?;
-    super::show_warnings(&loaded, context);
-    build::refuse(&loaded)?;
-    let arch = build::architecture(&loaded)?;
+    let recipes = recipe_file::load_chain(&args.path, &args.set)?;
+    for loaded in &recipes {
+        super::show_warnings(loaded, context);
+        build::refuse(loaded)?;
+    }
+    let (loaded, uppers) = recipes.split_first().expect("a chain has a recipe");
+    let arch = build::architecture(loaded)?;
     let settings = context.settings;
     let cache = Cache::at(settings.home.join("bases"));
     let pins = if args.locked { Pins::Locked } else { Pins::Keep };
-    let looked = base::look(&loaded, arch, &cache, pins)?;
-    let mut recipe = loaded.recipe;
-    let mut downloads = base::ttyd_missing(&mut recipe, arch, &cache)?;
+    let looked = base::look(loaded, arch, &cache, pins)?;
+    let mut downloads = Vec::new();
+    let mut on = |loaded: &Loaded| {
+        let mut recipe = loaded.recipe.clone();
+        downloads.extend(base::ttyd_missing(&mut recipe, arch, &cache)?);
+        Ok::<_, CommandError>(recipe)
+    };
+    let recipe = on(loaded)?;
+    let uppers = uppers.iter().map(on).collect::<Result<Vec<_>, _>>()?;
     let (base, mut known) = match looked {
         Looked::Here(base) => (base, Known::All),
         Looked::Away(missing) => {
@@ -85,7 +95,10 @@ pub(super) fn run(args: &args::Plan, context: &Context<'_>) -> Result<(), Comman
     if known == Known::All && !downloads.is_empty() {
         known = Known::Before(StepKind::Access);
     }
-    let plan = Plan::new(recipe, arch, base)?;
+    let mut plan = Plan::new(recipe, arch, base)?;
+    for upper in uppers {
+        plan = Plan::on(upper, plan)?;
+    }
     let forecast = forecast(&settings.home, &plan, known)?;
     let store = settings.store();
     let up_to_date =
@@ -131,7 +144,7 @@ fn answer(plan: &Plan, forecast: Forecast, downloads: Vec<Missing>, up_to_date: 
 
 fn step(step: StepForecast) -> StepAnswer {
     StepAnswer {
-        name: step.kind.as_str(),
+        name: step.label.clone(),
         cached: step.is_cached(),
         key: step.key.map(|key| key.to_string()),
         size: step.size,
@@ -147,13 +160,14 @@ fn text(answer: &Answer) -> String {
         || "not here yet; it is got first, and the key of every step depends on it".to_owned(),
         |digest| digest.short().to_string(),
     );
+    let width = answer.steps.iter().map(|step| step.name.len()).max().unwrap_or_default().max(9);
     let mut lines = vec![
         format!("image:  {} for {}", answer.image, answer.arch),
         format!("base:   {}, {digest}", answer.base.name),
         String::new(),
-        format!("{:<9} {:<12} {:<7} {:>12}  {}", "STEP", "KEY", "STATE", "SIZE", "WHY"),
+        format!("{:<width$} {:<12} {:<7} {:>12}  {}", "STEP", "KEY", "STATE", "SIZE", "WHY"),
     ];
-    lines.extend(answer.steps.iter().map(line));
+    lines.extend(answer.steps.iter().map(|step| line(step, width)));
     lines.push(String::new());
     for download in &answer.downloads {
         let size =
@@ -175,7 +189,7 @@ fn text(answer: &Answer) -> String {
     lines.join("\n")
 }
 
-fn line(step: &StepAnswer) -> String {
+fn line(step: &StepAnswer, width: usize) -> String {
     let key = step.key.as_deref().map_or("unknown", |key| &key[..12.min(key.len())]);
     let size = step.size.map_or_else(String::new, |size| {
         let tilde = if size.from == SizeFrom::LastBuild { "~" } else { "" };
@@ -187,5 +201,5 @@ fn line(step: &StepAnswer) -> String {
         why.push(&more);
     }
     let state = if step.cached { "cached" } else { "build" };
-    format!("{:<9} {key:<12} {state:<7} {size:>12}  {}", step.name, why.join(", ")).trim_end().to_owned()
+    format!("{:<width$} {key:<12} {state:<7} {size:>12}  {}", step.name, why.join(", ")).trim_end().to_owned()
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use labwright_recipes::{FileKind, Files, Loaded, load};
+use labwright_core::{Diagnostic, Diagnostics};
+use labwright_recipes::resolved::Base;
+use labwright_recipes::{Below, Feature, FileKind, Files, Loaded, load_on};
 
 use crate::error::{CommandError, Kind};
 
@@ -12,6 +14,8 @@ use crate::error::{CommandError, Kind};
 const FILE_NAME: &str = "recipe.yaml";
 /// A recipe is written by hand; whatever is larger is another file.
 const MAX_SIZE: u64 = 1 << 20;
+/// A chain of backing files that is longer is slow to read, and likely a mistake.
+const MAX_DEPTH: usize = 8;
 
 /// The host's files, for the checks of a recipe.
 #[derive(Debug)]
@@ -51,8 +55,61 @@ pub(super) fn find(path: &Path) -> Result<PathBuf, CommandError> {
     }))
 }
 
+/// Loads the recipe that `path` names, with values for its variables, and all recipes that it starts from, the lowest
+/// first; never none.
+pub(super) fn load_chain(path: &Path, set: &[(String, String)]) -> Result<Vec<Loaded>, CommandError> {
+    chain(path, set, &mut Vec::new()).map(|(recipes, _)| recipes)
+}
+
+fn chain(
+    path: &Path,
+    set: &[(String, String)],
+    above: &mut Vec<PathBuf>,
+) -> Result<(Vec<Loaded>, Below), CommandError> {
+    let upper = load_recipe(path, set)?;
+    let Base::Recipe(local) = &upper.recipe.base else {
+        let below = Below::new(&upper.recipe, None);
+        return Ok((vec![upper], below));
+    };
+    let mistake = |text: String| {
+        let place = upper.features.iter().find(|(feature, _)| *feature == Feature::BaseRecipe);
+        let (_, span) = place.expect("a base that is a recipe is a feature");
+        Diagnostic::error(&upper.file, *span, text)
+    };
+    let real = |path: &Path| {
+        let file = find(path)?;
+        fs_err::canonicalize(file).map_err(|source| CommandError::new(Kind::Input, source))
+    };
+    above.push(real(path)?);
+    let next = real(&local.path)?;
+    if above.contains(&next) {
+        let text = "this recipe starts from itself: its base leads back to it".to_owned();
+        return Err(Diagnostics(vec![mistake(text)]).into());
+    }
+    if above.len() >= MAX_DEPTH {
+        return Err(Diagnostics(vec![mistake(format!("more than {MAX_DEPTH} recipes stand on one another"))]).into());
+    }
+    // Values are for the variables of the recipe that was named; those of the others have their defaults.
+    let (mut recipes, below) = chain(&local.path, &[], above).map_err(|error| match error.diagnostics() {
+        Some(found) => {
+            let mut all = found.clone();
+            all.0.push(mistake(format!("the base recipe `{}` has mistakes", local.written)));
+            all.into()
+        }
+        None => error,
+    })?;
+    let upper = load_over(path, set, Some(&below))?;
+    let below = Below::new(&upper.recipe, Some(&below));
+    recipes.push(upper);
+    Ok((recipes, below))
+}
+
 /// Loads the recipe that `path` names, with values for its variables.
 pub(super) fn load_recipe(path: &Path, set: &[(String, String)]) -> Result<Loaded, CommandError> {
+    load_over(path, set, None)
+}
+
+fn load_over(path: &Path, set: &[(String, String)], below: Option<&Below>) -> Result<Loaded, CommandError> {
     let file = find(path)?;
     let fail = |source: io::Error| CommandError::new(Kind::Input, source);
     let size = fs_err::metadata(&file).map_err(fail)?.len();
@@ -72,5 +129,5 @@ pub(super) fn load_recipe(path: &Path, set: &[(String, String)]) -> Result<Loade
         _ => Path::new("."),
     };
     let overrides: BTreeMap<String, String> = set.iter().cloned().collect();
-    Ok(load(&file.display().to_string(), &text, dir, &HostFiles, &overrides)?)
+    Ok(load_on(&file.display().to_string(), &text, dir, &HostFiles, &overrides, below)?)
 }

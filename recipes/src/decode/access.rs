@@ -4,6 +4,7 @@ use labwright_core::{AccessKind, Arch, Span, did_you_mean};
 
 use super::base::{file_digest, remotes};
 use super::{Decoder, Fields, Text, shown};
+use crate::below;
 use crate::load::Feature;
 use crate::node::Node;
 use crate::resolved::{Access, AccessSpec, FRONT_DOOR_PORT, Geometry, Ttyd, User};
@@ -89,8 +90,13 @@ fn user(decoder: &mut Decoder<'_>, fields: &Fields<'_>, users: &[(User, Span)]) 
     if users.iter().any(|(user, _)| user.name == value) {
         return Some(value);
     }
+    let inherited: Vec<String> =
+        decoder.below.map(|below| below.users().map(str::to_owned).collect()).unwrap_or_default();
+    if inherited.contains(&value) || (decoder.below.is_none() && below::is_on_a_recipe(decoder)) {
+        return Some(value);
+    }
     let diagnostic = decoder.error(span, format!("no user is called `{}`", shown(&value)));
-    let names = users.iter().map(|(user, _)| user.name.as_str());
+    let names = users.iter().map(|(user, _)| user.name.as_str()).chain(inherited.iter().map(String::as_str));
     decoder.push(match did_you_mean(&value, names) {
         Some(meant) => diagnostic.hint(format!("did you mean `{meant}`?")),
         None => diagnostic.hint("declare the account below `users`"),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use labwright_core::{Diagnostic, SourceFile, Span, did_you_mean};
 
+use crate::below::Below;
 use crate::load::{Feature, Files};
 use crate::node::{Kind, Meaning, Node, Scalar, Style};
 use crate::place;
@@ -31,6 +32,8 @@ pub(crate) struct Decoder<'a> {
     pub(crate) used: Vec<String>,
     pub(crate) found: Vec<Diagnostic>,
     pub(crate) features: Vec<(Feature, Span)>,
+    /// What a base that is a recipe brings; none also where nobody has looked.
+    pub(crate) below: Option<&'a Below>,
 }
 
 /// A text value after its expressions were evaluated.

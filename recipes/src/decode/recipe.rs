@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use labwright_core::{ByteSize, Diagnostic, Span, did_you_mean};
 
 use super::{Decoder, Fields, Text, access, base, expected, files, listed, packages, shown, users};
+use crate::below;
 use crate::load::Feature;
 use crate::node::{Kind, Meaning, Node};
 use crate::resolved::{Check, Command, Compression, Recipe, Timeouts};
@@ -72,6 +73,9 @@ pub(crate) fn recipe(decoder: &mut Decoder<'_>, root: &Node, overrides: &BTreeMa
     let build_secrets = fields.get("build_secrets").map(|node| secrets(decoder, node)).unwrap_or_default();
     let access =
         fields.get("access").map(|node| access::access(decoder, node, &users, &architectures)).unwrap_or_default();
+    let disk = disk_size.zip(fields.get("disk").map(|node| node.span));
+    let ways = (&access[..], fields.key("access").unwrap_or_default());
+    below::fit(decoder, &architectures, disk, ways);
     let checks = fields.get("checks").map(|node| checks(decoder, node)).unwrap_or_default();
     let compression = fields.get("output").and_then(|node| output(decoder, node)).unwrap_or_default();
     let timeouts = fields.get("timeouts").map(|node| timeouts(decoder, node)).unwrap_or_default();

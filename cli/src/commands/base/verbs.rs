@@ -129,7 +129,8 @@ fn pull(args: &BasePull, context: &Context<'_>) -> Result<(), CommandError> {
             return Err(CommandError::new(Kind::Input, error).hint("`labwright base ls` lists the names"));
         }
         Err(_) => {
-            let loaded = recipe_file::load_recipe(&args.base, &[])?;
+            // Of recipes on recipes, the lowest has the base.
+            let loaded = recipe_file::load_chain(&args.base, &[])?.remove(0);
             build::refuse(&loaded)?;
             let images = image::images(context, &args.registries, &base_image(&loaded.recipe.base))?;
             let arch = match args.arch {
@@ -156,7 +157,7 @@ pub(in crate::commands) fn base_image(base: &Wanted) -> Vec<labwright_core::Imag
 }
 
 fn refresh(args: &BaseRefresh, context: &Context<'_>) -> Result<(), CommandError> {
-    let loaded = recipe_file::load_recipe(&args.path, &[])?;
+    let loaded = recipe_file::load_chain(&args.path, &[])?.remove(0);
     build::refuse(&loaded)?;
     let images = image::images(context, &args.registries, &base_image(&loaded.recipe.base))?;
     let bases = Bases::open(&images, context)?;
