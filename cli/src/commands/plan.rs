@@ -114,7 +114,7 @@ pub(super) fn run(args: &args::Plan, context: &Context<'_>) -> Result<(), Comman
     context.ui.result(&answer, || text(&answer))
 }
 
-/// Stands for a base that is not there, so that the steps can be listed; no key of them is shown.
+/// Stands for a base that is not there, so that the steps can be listed; not a key of them is shown.
 fn stand_in(missing: &Missing) -> Base {
     Base {
         path: std::path::PathBuf::new(),

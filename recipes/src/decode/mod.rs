@@ -123,7 +123,7 @@ impl Decoder<'_> {
                 continue;
             }
             let diagnostic =
-                self.error(key.span, format!("unknown key `{}`", key.name)).label(format!("no key of {what}"));
+                self.error(key.span, format!("unknown key `{}`", key.name)).label(format!("not a key of {what}"));
             let elsewhere = ELSEWHERE.iter().find(|(name, _)| *name == key.name).map(|(_, hint)| *hint);
             self.push(match (elsewhere, did_you_mean(&key.name, keys.iter().copied())) {
                 (Some(hint), _) => diagnostic.hint(hint),
