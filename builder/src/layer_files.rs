@@ -23,10 +23,15 @@ impl LayerFiles {
         Ok(())
     }
 
-    /// The disk that they make.
-    pub(crate) fn reader(&self) -> io::Result<ChainReader> {
+    /// The same open files once more.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
         let again =
             |(file, format): &(File, Format)| Ok((File::from_parts(file.file().try_clone()?, file.path()), *format));
-        ChainReader::open(self.0.iter().map(again).collect::<io::Result<Vec<_>>>()?)
+        self.0.iter().map(again).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// The disk that they make.
+    pub(crate) fn reader(&self) -> io::Result<ChainReader> {
+        ChainReader::open(self.try_clone()?.0)
     }
 }

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use labwright_host::{Invocation, Running, Tool, ToolError};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::inspect::Format;
@@ -204,10 +206,11 @@ impl Chain {
     /// A set `cancel` ends every wait.
     pub fn open(spec: &ChainSpec, cancel: &Cancel) -> Result<Self, ChainError> {
         match Self::open_once(spec, cancel) {
-            // QEMU 10.0 garbled a command of ours once in some hundred starts (seen). Its monitor moves to another
-            // thread while it starts, which fits. A daemon that has not understood has done nothing: start another.
-            Err(ChainError::Refused { command, reason, .. }) if reason.starts_with("JSON parse error") => {
-                tracing::warn!(command, reason, "the storage daemon did not understand; starting it again");
+            // QEMU 10.0 garbled a command of ours once in some hundred starts, or crashed (both seen). Its monitor moves
+            // to another thread while it starts, which fits. A daemon that has not understood has done nothing: start
+            // another.
+            Err(error) if is_bad_start(&error) => {
+                tracing::warn!(%error, "the storage daemon started badly; starting it again");
                 Self::open_once(spec, cancel)
             }
             result => result,
@@ -228,17 +231,19 @@ impl Chain {
             return Err(ChainError::InUse { path: mount_point });
         }
         File::options().create(true).append(true).open(&mount_point).map_err(|source| ChainError::File { source })?;
-        match fs_err::remove_file(&socket) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(ChainError::File { source }),
-            _ => {}
-        }
+        remove_if_there(&socket)?;
         // QEMU's option syntax doubles a comma in a value.
         let socket_text = text(&socket)?.replace(',', ",,");
+        // Written when the monitor is there: whoever connects before that races with its start.
+        let started = socket.with_extension("pid");
+        remove_if_there(&started)?;
         let mut daemon = Invocation::new(Tool::QemuStorageDaemon)
             .arg("--chardev")
             .arg(format!("socket,id=monitor,path={socket_text},server=on,wait=off"))
-            .args(["--monitor", "chardev=monitor"])
+            .args(["--monitor", "chardev=monitor", "--pidfile"])
+            .arg(&started)
             .spawn()?;
+        await_file(&started, &mut daemon, cancel)?;
         let qmp = Qmp::connect(&socket, &mut daemon, cancel)?;
         let mut chain =
             Self { daemon: Some(daemon), qmp, cancel: cancel.clone(), mount_point, socket, top: None, nodes: 0 };
@@ -402,10 +407,8 @@ impl Chain {
 
     fn clean_up(&self) -> Result<(), ChainError> {
         release_export(&self.mount_point)?;
-        match fs_err::remove_file(&self.socket) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ChainError::File { source }),
-            _ => Ok(()),
-        }
+        remove_if_there(&self.socket.with_extension("pid"))?;
+        remove_if_there(&self.socket)
     }
 }
 
@@ -419,6 +422,35 @@ impl Drop for Chain {
                 tracing::error!(%error, "could not release the raw file of a chain");
             }
         }
+    }
+}
+
+/// Whether a storage daemon failed in a way that another start mends.
+fn is_bad_start(error: &ChainError) -> bool {
+    match error {
+        ChainError::Refused { reason, .. } => reason.starts_with("JSON parse error"),
+        ChainError::Tool(ToolError::Failed { status, .. }) => status.signal() == Some(Signal::SEGV.as_raw()),
+        _ => false,
+    }
+}
+
+fn await_file(path: &Path, daemon: &mut Running, cancel: &Cancel) -> Result<(), ChainError> {
+    let end = Instant::now() + PATIENCE;
+    while !path.exists() {
+        daemon.check()?;
+        cancel.check()?;
+        if Instant::now() > end {
+            return Err(timeout("start", daemon));
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> Result<(), ChainError> {
+    match fs_err::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ChainError::File { source }),
+        _ => Ok(()),
     }
 }
 

@@ -31,6 +31,9 @@ pub(crate) enum StepError {
         #[source]
         source: io::Error,
     },
+    /// A command of the recipe, by its number and its beginning: scripts are too long, and most look alike.
+    #[error("command {number} (`{text}`) failed")]
+    Command { number: usize, text: String, source: Box<Self> },
     #[error("`{program}` ended with exit status {status}")]
     Exit { program: String, status: i32 },
     #[error("`{program}` was ended by signal {signal}")]
@@ -96,16 +99,20 @@ impl StepError {
         text
     }
 
+    pub(crate) fn innermost(&self) -> &Self {
+        if let Self::Command { source, .. } = self { source.innermost() } else { self }
+    }
+
     pub(crate) fn exit_status(&self) -> Option<i32> {
-        if let Self::Exit { status, .. } = self { Some(*status) } else { None }
+        if let Self::Exit { status, .. } = self.innermost() { Some(*status) } else { None }
     }
 
     pub(crate) fn signal(&self) -> Option<i32> {
-        if let Self::Signal { signal, .. } = self { Some(*signal) } else { None }
+        if let Self::Signal { signal, .. } = self.innermost() { Some(*signal) } else { None }
     }
 
     pub(crate) fn time_limit(&self) -> Option<u64> {
-        if let Self::TimeLimit { seconds } = self { Some(*seconds) } else { None }
+        if let Self::TimeLimit { seconds } = self.innermost() { Some(*seconds) } else { None }
     }
 }
 

@@ -184,12 +184,22 @@ fn with_stand_ins(session: &mut Session, request: &Request) -> Result<(), Failed
 fn act_all(session: &mut Session, request: &Request, root: &OwnedFd) -> Result<(), Failed> {
     let mut apt = Apt::new(request);
     let mut file = 0;
+    let mut commands = 0;
     for (index, action) in request.actions.iter().enumerate() {
         let here = |error| (Some(index), error);
         session.forget_lines();
         session.set_next_file(file);
         session.say(&Message::ActionStarted { index }).map_err(here)?;
-        if let Err(error) = act(session, &mut apt, action, root) {
+        let mut result = act(session, &mut apt, action, root);
+        if let Action::Run(command) = action {
+            commands += 1;
+            result = result.map_err(|error| StepError::Command {
+                number: commands,
+                text: beginning(command),
+                source: Box::new(error),
+            });
+        }
+        if let Err(error) = result {
             offer_shell(session, &error);
             return Err(here(error));
         }
@@ -199,11 +209,24 @@ fn act_all(session: &mut Session, request: &Request, root: &OwnedFd) -> Result<(
     Ok(())
 }
 
+/// Enough of a command to tell it from the others.
+fn beginning(command: &Command) -> String {
+    const LENGTH: usize = 60;
+    let text = match command {
+        Command::Shell(script) => script.trim().lines().next().unwrap_or_default().to_owned(),
+        Command::Exec(argv) => argv.join(" "),
+    };
+    match text.char_indices().nth(LENGTH) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
 /// Opens a shell in the failing state, if that was asked for.
 fn offer_shell(session: &Session, error: &StepError) {
     // A host that cannot be talked to is not there any more.
     if let Some(terminal) = &session.terminal
-        && !matches!(error, StepError::Talk(_))
+        && !matches!(error.innermost(), StepError::Talk(_))
         && let Err(trouble) = shell::offer(session, terminal, &error.chain())
     {
         // The step's own failure is the one to tell in the protocol.

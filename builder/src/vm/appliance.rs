@@ -347,11 +347,10 @@ impl Appliance {
     }
 
     /// What the kernel is told: to start our program, to be quiet, and not to spend time on guarding against neighbours
-    /// that this machine does not have, or on asking an emulated clock (`hpet` is a device, the counter an instruction).
+    /// that this machine does not have.
     pub(crate) fn command_line() -> String {
         format!(
-            "console=ttyS0 loglevel=4 panic=0 mitigations=off audit=0 random.trust_cpu=on tsc=reliable \
-             rdinit=/{PROGRAM} -- {ROLE}"
+            "console=ttyS0 loglevel=4 panic=0 mitigations=off audit=0 random.trust_cpu=on rdinit=/{PROGRAM} -- {ROLE}"
         )
     }
 

@@ -25,7 +25,11 @@ use crate::chroot::{Leak, SessionError, leaks, worker};
 use crate::layer_files::LayerFiles;
 
 /// How long the machine may take to start and to find the root. Emulated on a busy host it takes half a minute.
-const START: Duration = Duration::from_mins(5);
+const START: Duration = Duration::from_mins(2);
+
+/// How often it is started before that is an error: an emulated machine on a busy host can miss the timer of one of its
+/// processors for ever (seen once in some twenty starts under a load of 15). Nothing was written to the disk by then.
+const STARTS: u32 = 3;
 
 /// How long the appliance may take for anything that is not a step.
 const ORDER: Duration = Duration::from_mins(15);
@@ -148,10 +152,23 @@ impl Session {
         let above = open.layers.iter().map(|path| (path.as_path(), Format::Qcow2));
         let layers = LayerFiles::open(std::iter::once(base).chain(above))?;
         let machine = machine(runner, arch, open, &appliance, cancel)?;
-        let machine = RunningMachine::start(machine, cancel)?;
-        let stream = machine.connect(0)?;
-        let mut session = Self { machine, stream, work, size, layers };
-        match session.order(&Order::Open, "start", START, cancel)? {
+        let mut starts = 0;
+        let (session, opened) = loop {
+            starts += 1;
+            let running = RunningMachine::start(machine.clone(), cancel)?;
+            let stream = running.connect(0)?;
+            let mut session = Self { machine: running, stream, work: work.clone(), size, layers: layers.try_clone()? };
+            match session.order(&Order::Open, "start", START, cancel) {
+                Err(Failed(SessionError::Machine(error)))
+                    if starts < STARTS && matches!(*error, VmError::Silent { .. }) =>
+                {
+                    reporter.event(Event::Warning("the machine did not start in time; starting it again".to_owned()));
+                    tracing::warn!(%error, "the machine did not start");
+                }
+                reply => break (session, reply?),
+            }
+        };
+        match opened {
             Reply::Opened { root, keeps_deleted } => {
                 if keeps_deleted {
                     reporter.event(Event::Warning(KEEPS_DELETED.to_owned()));

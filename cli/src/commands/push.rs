@@ -1,12 +1,18 @@
+use labwright_core::ImageRef;
 use labwright_registry::CopyOptions;
 
 use super::image::{self, report, tag_of, with_tag};
 use crate::args::Push;
 use crate::commands::Context;
-use crate::error::CommandError;
+use crate::error::{CommandError, Kind};
 
 /// Copies an image to a registry, a layout or an archive.
 pub(super) fn run(args: &Push, context: &Context<'_>) -> Result<(), CommandError> {
+    if let ImageRef::Local { name, .. } = &args.target {
+        let text = format!("`{}` names no place outside of the local store", args.target);
+        return Err(CommandError::sentence(Kind::Usage, text)
+            .hint(format!("for a directory write `oci:{name}`, for a registry HOST/REPOSITORY")));
+    }
     let images = image::images(context, &args.registries, &[args.image.clone(), args.target.clone()])?;
     // Says in one sentence what is wrong with the name, before anything is transferred.
     let found = image::find(&args.image, &images, context)?;
