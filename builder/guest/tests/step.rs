@@ -126,7 +126,9 @@ fn failures_say_why_and_put_everything_back() {
     request.dns = vec!["nameserver 192.0.2.1".to_owned()];
     let failed = failure(world.run(&request, &[]).0);
     assert_eq!(failed.index, Some(1));
-    assert_eq!(failed.reason, "`/bin/sh` ended with exit status 1");
+    let (named, reason) = failed.reason.split_once(" failed: ").unwrap();
+    assert_eq!(named, "command 2 (`cat /etc/resolv.conf; tail -1 /usr/sbin/policy-rc.d; false; …`)");
+    assert_eq!(reason, "`/bin/sh` ended with exit status 1");
     assert_eq!((failed.exit_status, failed.signal), (Some(1), None));
     let lines = ["# labwright: only while a step runs", "nameserver 192.0.2.1", "exit 101"];
     assert_eq!(failed.last_lines, lines);
@@ -238,7 +240,7 @@ fn a_flood_or_a_hang_ends_at_the_time_limit() {
         let begin = Instant::now();
         let (result, peak) = world.run_measured(&request);
         let failed = failure(result);
-        assert_eq!(failed.reason, "the time limit of 1 s is over", "{script}");
+        assert_eq!(failed.reason, format!("command 1 (`{script}`) failed: the time limit of 1 s is over"));
         assert!(failed.last_lines.len() <= 20 && failed.last_lines.iter().all(|line| line.len() <= 4096));
         assert!(begin.elapsed() < Duration::from_secs(20), "{script}");
         assert!(peak < 64 << 20, "{script}: {peak} bytes");
