@@ -4,6 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::FlockOperation;
+
 /// How long killed processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -16,6 +18,8 @@ pub struct ProcessLimit {
     dir: PathBuf,
     entrance: File,
     open: bool,
+    /// Locked, so that other builds leave the group alone while nothing is in it.
+    _in_use: File,
 }
 
 impl ProcessLimit {
@@ -44,11 +48,14 @@ impl ProcessLimit {
     fn make(dir: &Path, most: u32) -> io::Result<Self> {
         fs_err::create_dir(dir)?;
         let fill = || {
+            let in_use = fs_err::File::open(dir)?.into_parts().0;
+            rustix::fs::flock(&in_use, FlockOperation::NonBlockingLockExclusive)?;
             fs_err::write(dir.join("pids.max"), most.to_string())?;
-            Ok(fs_err::OpenOptions::new().write(true).open(dir.join("cgroup.procs"))?.into_parts().0)
+            let entrance = fs_err::OpenOptions::new().write(true).open(dir.join("cgroup.procs"))?.into_parts().0;
+            Ok((entrance, in_use))
         };
         match fill() {
-            Ok(entrance) => Ok(Self { dir: dir.to_owned(), entrance, open: true }),
+            Ok((entrance, in_use)) => Ok(Self { dir: dir.to_owned(), entrance, open: true, _in_use: in_use }),
             Err(error) => {
                 drop(fs_err::remove_dir(dir));
                 Err(error)
@@ -75,6 +82,7 @@ impl ProcessLimit {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
                     std::thread::sleep(crate::invocation::POLL);
                 }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                 result => return result,
             }
         }
@@ -94,7 +102,12 @@ impl Drop for ProcessLimit {
 /// Removes the groups of builds that were killed; those in use do not go.
 fn sweep(parent: &Path) {
     for entry in fs_err::read_dir(parent).into_iter().flatten().flatten() {
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+            continue;
+        }
+        if let Ok(dir) = fs_err::File::open(entry.path())
+            && rustix::fs::flock(dir.file(), FlockOperation::NonBlockingLockExclusive).is_ok()
+        {
             drop(fs_err::remove_dir(entry.path()));
         }
     }
