@@ -36,6 +36,7 @@ mod layers;
 mod log;
 mod plan;
 mod runner;
+mod sbom;
 mod sources;
 mod vm;
 mod workdir;
