@@ -35,6 +35,7 @@ mod layer_files;
 mod layers;
 mod log;
 mod plan;
+mod provenance;
 mod runner;
 mod sbom;
 mod sources;

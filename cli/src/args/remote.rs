@@ -101,6 +101,9 @@ pub struct Inspect {
     /// Prints the list of the image's packages (CycloneDX 1.6, JSON) instead
     #[arg(long, requires = "image", conflicts_with = "tags")]
     pub sbom: bool,
+    /// Prints how the image was built (an in-toto statement with SLSA provenance, JSON) instead
+    #[arg(long, requires = "image", conflicts_with_all = ["tags", "sbom"])]
+    pub provenance: bool,
     /// How registries are talked to.
     #[command(flatten)]
     pub registries: Registries,

@@ -114,7 +114,7 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
         context.ui.reporter(),
         context.cancel,
     )?;
-    describe(&store, &artifact, &packed, context)?;
+    describe(&store, &plan, &artifact, &packed, context)?;
     if let Some(output) = &args.output {
         disk_cache::copy(&artifact.disk, output)?;
         context.ui.note(format!("wrote {}", output.display()));
@@ -123,9 +123,10 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     report(artifact, &packed, context)
 }
 
-/// Stores with the image what is in it.
+/// Stores with the image what is in it and how it came to be.
 fn describe(
     store: &Layout,
+    plan: &Plan,
     artifact: &Artifact,
     packed: &container_disk::Packed,
     context: &Context<'_>,
@@ -133,6 +134,8 @@ fn describe(
     let created = context.settings.created.map(rfc3339);
     let sbom = artifact.sbom(&packed.manifest.digest, created.as_deref());
     attach(store, &packed.manifest, media_type::CYCLONEDX, &sbom)?;
+    let provenance = plan.provenance(&artifact.facts, &packed.manifest.digest, created.as_deref());
+    attach(store, &packed.manifest, media_type::IN_TOTO, &provenance)?;
     Ok(())
 }
 
@@ -166,7 +169,8 @@ pub(super) fn already_built(plan: &Plan, store: &Layout, arch: Arch) -> Option<(
     // A build that was ended before it stored what goes with the image did not come to its end.
     let manifest = container_disk::manifest(store, &image, Some(arch)).ok()?;
     let kinds = artifacts(store, &manifest.digest).ok()?;
-    let described = [media_type::CYCLONEDX].iter().all(|kind| kinds.iter().any(|found| found == kind));
+    let described =
+        [media_type::CYCLONEDX, media_type::IN_TOTO].iter().all(|kind| kinds.iter().any(|found| found == kind));
     (described && facts.build_key == plan.key()).then(|| (tag, image.digest.to_string()))
 }
 

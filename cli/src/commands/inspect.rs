@@ -38,6 +38,9 @@ fn one(reference: &ImageRef, args: &Inspect, context: &Context<'_>) -> Result<()
     if args.sbom {
         return document(reference, media_type::CYCLONEDX, "list of its packages", &images, context);
     }
+    if args.provenance {
+        return document(reference, media_type::IN_TOTO, "statement of its provenance", &images, context);
+    }
     let inspection = context.runtime.block_on(images.inspect(reference, context.cancel))?;
     context.ui.result(&inspection, || text(&inspection))
 }
@@ -84,6 +87,7 @@ fn referrer_text(referrer: &ReferrerInspection) -> String {
     let kind = referrer.artifact_type.as_deref().unwrap_or("unknown");
     match kind {
         media_type::CYCLONEDX => format!("sbom:      {}", referrer.digest),
+        media_type::IN_TOTO => format!("origin:    {}", referrer.digest),
         _ => format!("with it:   {} ({})", referrer.digest, crate::ui::printable(kind)),
     }
 }
