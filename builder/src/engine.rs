@@ -8,6 +8,7 @@ use std::time::Duration;
 use labwright_base_images::DiskFormat;
 use labwright_core::{ByteSize, Cancel, Cancelled, Event, ImageFacts, Mask, NamedSecret, PackageFact, Reporter};
 use labwright_guest::audit::Finding;
+use labwright_guest::inventory::Inventory;
 use labwright_guest::protocol::{Bind, Report, Request};
 use labwright_recipes::resolved::Compression;
 
@@ -20,6 +21,7 @@ use crate::layers::{Collected, Finished, KeyLock, Layer, LayerError, Layers, fil
 use crate::log::Log;
 use crate::plan::{Plan, Step, StepKind};
 use crate::runner::{Runner, Session};
+use crate::sbom;
 use crate::workdir::Workdir;
 
 /// Builds disks below one home directory.
@@ -61,6 +63,8 @@ pub struct Artifact {
     pub steps: Vec<(String, bool)>,
     /// The build's log.
     pub log: PathBuf,
+    /// The packages on the disk; see [`Artifact::sbom`].
+    pub(crate) inventory: Inventory,
     work: Workdir,
 }
 
@@ -250,7 +254,11 @@ impl Builder {
             let level = plan.levels.iter().position(|level| level.end > found.len()).unwrap_or(plan.levels.len() - 1);
             if let Some(flattened) = run.attempt(&work, &found, level)? {
                 let steps = plan.steps.iter().enumerate().map(|(at, step)| (step.label(), at < first)).collect();
-                let facts = plan.facts(run.packages()?);
+                let (packages, inventory) = run.reported()?;
+                let facts = plan.facts(packages);
+                if let Some(lack) = sbom::lack(&inventory) {
+                    log.event(Event::Note(lack));
+                }
                 return Ok(Artifact {
                     disk: work.path().join(DISK),
                     facts,
@@ -258,6 +266,7 @@ impl Builder {
                     data_size: ByteSize::from_bytes(flattened.data),
                     steps,
                     log: log.path().to_owned(),
+                    inventory,
                     work,
                 });
             }
@@ -526,16 +535,20 @@ impl Run<'_> {
         session.step(step_order, self.log, self.cancel).map_err(|source| self.failed(step.kind, source))
     }
 
-    /// What the layers reported about packages from elsewhere.
-    fn packages(&self) -> Result<Vec<PackageFact>, BuildError> {
-        let layers = self.layers.longest_prefix(&keys(self.plan), &self.base_id())?;
-        let reports = layers.into_iter().flat_map(|layer| layer.reports);
-        Ok(reports
-            .filter_map(|report| match serde_json::from_value(report) {
-                Ok(Report::Package(fact)) => Some(fact),
-                _ => None,
-            })
-            .collect())
+    /// What the layers reported: packages from elsewhere, and all packages that the sealed disk has.
+    fn reported(&self) -> Result<(Vec<PackageFact>, Inventory), BuildError> {
+        let (mut packages, mut inventory) = (Vec::new(), Inventory::default());
+        for report in
+            self.layers.longest_prefix(&keys(self.plan), &self.base_id())?.into_iter().flat_map(|it| it.reports)
+        {
+            match serde_json::from_value(report) {
+                Ok(Report::Package(fact)) => packages.push(fact),
+                // A recipe on top seals again; the last one is true.
+                Ok(Report::Inventory(found)) => inventory = found,
+                _ => {}
+            }
+        }
+        Ok((packages, inventory))
     }
 
     fn failed(&self, step: StepKind, source: SessionError) -> BuildError {

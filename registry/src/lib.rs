@@ -18,6 +18,7 @@
 
 pub mod annotations;
 mod archive;
+mod artifact;
 pub mod container_disk;
 pub mod document;
 mod images;
@@ -29,10 +30,12 @@ pub mod tar_reader;
 mod time;
 
 pub use archive::{Archive, ArchiveError};
+pub use artifact::{artifacts, attach};
 pub use document::Descriptor;
 pub use images::{
     Copied, CopyOptions, ExtractError, ExtractLimits, ExtractedDisk, Images, ImagesError, Inspection, LayerInspection,
-    PlatformInspection,
+    PlatformInspection, ReferrerInspection,
 };
 pub use layout::{Adopt, BlobWriter, Freed, Layout, LayoutError, WriteGuard};
 pub use remote::{Credentials, Login, Remote, RemoteError, RemoteOptions, RemoteSetupError, size_warnings};
+pub use time::rfc3339;

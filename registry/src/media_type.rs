@@ -10,6 +10,12 @@ pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// A gzip-compressed layer.
 pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+/// The empty JSON object, the config of an artifact that is no image.
+pub const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
+/// A software bill of materials in CycloneDX's JSON.
+pub const CYCLONEDX: &str = "application/vnd.cyclonedx+json";
+/// An in-toto statement: who vouches for what, here how an image was built.
+pub const IN_TOTO: &str = "application/vnd.in-toto+json";
 /// Docker's manifest list.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker's manifest, version 2 schema 2.

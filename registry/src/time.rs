@@ -3,7 +3,7 @@
 /// Seconds since 1970 as RFC 3339 in UTC (`1970-01-01T00:00:00Z`).
 ///
 /// Source of the calendar arithmetic: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-pub(crate) fn rfc3339(epoch: u64) -> String {
+pub fn rfc3339(epoch: u64) -> String {
     let (days, second) = (epoch / 86_400, epoch % 86_400);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);

@@ -30,10 +30,10 @@ fn a_round_trip_over_tls_and_a_login() {
     let call = |lab: &Lab, args: &[String]| json(lab, &args.iter().map(String::as_str).collect::<Vec<_>>());
 
     let first = call(&lab, &with(&["push", "shell"], &[&there]));
-    assert_eq!((&first["image"], &first["sent"], &first["existed"]), (&there.clone().into(), &2.into(), &0.into()));
+    assert_eq!((&first["image"], &first["sent"], &first["existed"]), (&there.clone().into(), &5.into(), &0.into()));
     assert!(first["bytes"].as_u64().unwrap() > 6 << 20, "{first}");
     let again = call(&lab, &with(&["push", "shell"], &[&there]));
-    assert_eq!((&again["sent"], &again["bytes"], &again["existed"]), (&0.into(), &0.into(), &2.into()));
+    assert_eq!((&again["sent"], &again["bytes"], &again["existed"]), (&0.into(), &0.into(), &5.into()));
     assert_eq!(again["digest"], first["digest"]);
 
     let pulled = call(&other, &with(&["pull"], &[&there]));
@@ -49,7 +49,7 @@ fn a_round_trip_over_tls_and_a_login() {
     for copied in [&archive, &layout, &back, &mounted] {
         assert_eq!(copied["digest"], first["digest"]);
     }
-    assert_eq!((&mounted["sent"], &mounted["mounted"]), (&0.into(), &2.into()));
+    assert_eq!((&mounted["sent"], &mounted["mounted"]), (&0.into(), &5.into()));
 
     // Without its layers: what is inside, and the tags.
     let inspected = call(&other, &with(&["inspect"], &[&there]));
@@ -57,6 +57,28 @@ fn a_round_trip_over_tls_and_a_login() {
     assert_eq!((&inspected["digest"], &inspected["platforms"]), (&first["digest"], &local["platforms"]));
     assert_eq!(inspected["platforms"][0]["facts"]["name"], "shell");
     assert_eq!(call(&lab, &with(&["inspect", "--tags"], &[&mirror])), serde_json::json!(["2"]));
+
+    // The list of packages came along everywhere.
+    let sbom = lab.run(&["inspect", "--sbom", "shell:1.0.0"]);
+    let read: Value = serde_json::from_str(&sbom.out).unwrap();
+    assert_eq!(read["metadata"]["component"]["hashes"][0]["content"], manifest_hex(&local));
+    for found in [
+        other.run(&["inspect", "--sbom", "shell"]),
+        lab.run(&["inspect", "--sbom", "oci:dir:x"]),
+        lab.run(&with(&["inspect", "--sbom"], &[&mirror]).iter().map(String::as_str).collect::<Vec<_>>()),
+    ] {
+        assert_eq!((found.code, &found.out), (0, &sbom.out), "{found}");
+    }
+    // And so did the statement of how it was built.
+    let origin = lab.run(&["inspect", "--provenance", "shell:1.0.0"]);
+    let read: Value = serde_json::from_str(&origin.out).unwrap();
+    assert_eq!(read["subject"][0]["digest"]["sha256"], manifest_hex(&local));
+    let found = other.run(&["inspect", "--provenance", "shell"]);
+    assert_eq!((found.code, &found.out), (0, &origin.out), "{found}");
+    json(&lab, &["copy", "--no-referrers", "shell", "oci:bare:x"]);
+    let said = lab.run(&["inspect", "--sbom", "oci:bare:x"]);
+    assert_eq!((said.code, said.out.as_str()), (1, ""), "{said}");
+    assert!(said.err.contains("comes without a list of its packages"), "{said}");
 
     // skopeo reads what we wrote.
     let dir = format!("dir:{}", lab.path().join("skopeo").display());
@@ -85,6 +107,10 @@ fn a_round_trip_over_tls_and_a_login() {
         assert!(said.err.contains(&registry.host()) && said.err.contains(expected), "{said}");
         assert!(!said.err.contains("secret") && !said.err.contains("dTp"), "{said}");
     }
+}
+
+fn manifest_hex(inspected: &Value) -> &str {
+    inspected["platforms"][0]["manifest"].as_str().unwrap().strip_prefix("sha256:").unwrap()
 }
 
 #[test]

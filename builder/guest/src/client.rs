@@ -6,6 +6,7 @@ use labwright_core::PackageFact;
 
 use crate::audit::Finding;
 use crate::frame::{self, FrameError};
+use crate::inventory::Inventory;
 use crate::protocol::{Failure, FileEnd, Message, Report, Request};
 use crate::seal::SealReport;
 
@@ -18,6 +19,8 @@ pub struct Outcome {
     pub sealed: Option<SealReport>,
     /// What an audit found and did not fail of.
     pub findings: Vec<Finding>,
+    /// The packages that a sealed image has.
+    pub inventory: Option<Inventory>,
 }
 
 /// Why a step was not done.
@@ -95,6 +98,7 @@ pub fn run_step(
             Message::Report(Report::Package(fact)) => outcome.packages.push(fact),
             Message::Report(Report::Sealed(report)) => outcome.sealed = Some(report),
             Message::Report(Report::Finding(finding)) => outcome.findings.push(finding),
+            Message::Report(Report::Inventory(more)) => outcome.inventory.get_or_insert_default().extend(more),
             Message::Failed(failure) => return Err(ClientError::Failed(failure)),
             Message::Done => return Ok(outcome),
             Message::ActionStarted { .. } | Message::ActionFinished { .. } | Message::Output { .. } => {}

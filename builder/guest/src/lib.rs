@@ -33,6 +33,7 @@ mod error;
 mod files;
 pub mod frame;
 pub mod free_space;
+pub mod inventory;
 mod loopback;
 mod no_sync;
 pub mod program;

@@ -14,7 +14,7 @@ use crate::error::{Doing, StepError};
 use crate::protocol::{Action, Command, Failure, Message, Report, Request};
 use crate::session::{Program, Session, end_everything};
 use crate::stand_in::{self, StandIn};
-use crate::{boot, files, no_sync, seal, settings, shell, space};
+use crate::{boot, files, inventory, no_sync, seal, settings, shell, space};
 
 /// Runs the program with the arguments behind its name: `step` is what the host starts.
 pub fn main(arguments: &[String]) -> ExitCode {
@@ -259,6 +259,9 @@ fn act(session: &mut Session, apt: &mut Apt, action: &Action, root: &OwnedFd) ->
             let (own, told): (Vec<Finding>, Vec<Finding>) =
                 audit::tree(&bare_tree(root))?.into_iter().partition(Finding::fails_build);
             tell(session, told)?;
+            for piece in inventory::read(&bare_tree(root))?.pieces(inventory::PER_REPORT) {
+                session.say(&Message::Report(Report::Inventory(piece)))?;
+            }
             if own.is_empty() { Ok(()) } else { Err(StepError::NotSealed { findings: own }) }
         }
         Action::Audit => tell(session, audit::tree(&bare_tree(root))?),

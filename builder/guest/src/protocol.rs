@@ -10,6 +10,7 @@ use labwright_core::{GuestPath, NamedSecret, PackageFact};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Finding;
+use crate::inventory::Inventory;
 use crate::seal::SealReport;
 
 /// One step: a root file system, how it is to be run in, and what is to be done.
@@ -178,8 +179,8 @@ pub enum Action {
     Run(Command),
     /// Removes a file or a whole directory; nothing there is fine.
     RemovePath(GuestPath),
-    /// Removes everything that must not be in an image. Reports a [`SealReport`] and what an audit finds afterwards;
-    /// fails if that is [the build's own](Finding::fails_build).
+    /// Removes everything that must not be in an image. Reports a [`SealReport`], the [`Inventory`] and what an audit
+    /// finds afterwards; fails if that is [the build's own](Finding::fails_build).
     Seal,
     /// Looks for what must not be in an image, and changes nothing. Reports [`Finding`]s.
     Audit,
@@ -378,6 +379,8 @@ pub enum Report {
     Sealed(SealReport),
     /// An audit found something.
     Finding(Finding),
+    /// Some of the installed packages; those of all reports together are all.
+    Inventory(Inventory),
 }
 
 /// Why a step failed.

@@ -332,7 +332,12 @@ fn packages_are_installed_and_start_nothing_and_sealing_leaves_no_trace() {
     assert!(!world.read("var/lib/dpkg/diversions").contains("grub-probe"));
 
     let (result, _) = world.run(&Request::new(root, vec![Action::Seal]), &[]);
-    let report = result.unwrap().sealed.unwrap();
+    let outcome = result.unwrap();
+    let inventory = outcome.inventory.unwrap();
+    let names: Vec<&str> = inventory.packages.iter().map(|package| package.name.as_str()).collect();
+    assert!(inventory.dpkg && names.len() > 50 && names.contains(&"cron") && names.contains(&"ttyd"), "{names:?}");
+    assert_eq!(inventory.distribution.as_deref(), Some("debian"));
+    let report = outcome.sealed.unwrap();
     let kinds: Vec<&str> = report.removed.iter().map(|removed| removed.kind.as_str()).collect();
     assert!(kinds.contains(&"logs") && kinds.contains(&"package lists and caches"), "{kinds:?}");
     assert!(!root.join("tmp/stale").exists());

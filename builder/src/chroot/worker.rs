@@ -444,6 +444,9 @@ pub(crate) fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     for finding in outcome.findings {
         reports.push(serde_json::to_value(protocol::Report::Finding(finding))?);
     }
+    if let Some(inventory) = outcome.inventory {
+        reports.push(serde_json::to_value(protocol::Report::Inventory(inventory))?);
+    }
     if let Some(sealed) = outcome.sealed {
         reports.push(serde_json::to_value(protocol::Report::Sealed(sealed))?);
     }

@@ -278,3 +278,28 @@ fn a_recipe_on_a_recipe_has_the_doors_of_both() {
     let error = Plan::on(recipe(dir.path(), &head("up", "disk: {size: 2Gi}\n")), lower()).unwrap_err();
     assert_eq!(error.to_string(), size.to_string());
 }
+
+#[test]
+fn the_provenance_names_all_that_went_in_and_no_clock() {
+    let dir = beside();
+    let plan = plan(dir.path(), FULL);
+    let manifest = Digest::sha256(b"manifest");
+    let facts = plan.facts(Vec::new());
+    let bytes = plan.provenance(&facts, &manifest, None);
+    assert_eq!(bytes, plan.provenance(&facts, &manifest, None));
+    let statement: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
+    assert_eq!(statement["predicateType"], "https://slsa.dev/provenance/v1");
+    assert_eq!(statement["subject"][0]["digest"]["sha256"], manifest.hex());
+    let definition = &statement["predicate"]["buildDefinition"];
+    assert_eq!(definition["externalParameters"]["recipe"]["digest"]["sha256"], plan.recipe_digest.hex());
+    assert_eq!(definition["resolvedDependencies"][0]["digest"]["sha256"], plan.base().digest.hex());
+    let steps = definition["internalParameters"]["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), plan.steps().len());
+    assert_eq!(steps.last().unwrap()["key"], plan.key().to_string());
+    let run = &statement["predicate"]["runDetails"];
+    assert_eq!((&run["builder"]["version"]["labwright"], run.get("metadata")), (&facts.tool_version.into(), None));
+    let dated = plan.provenance(&plan.facts(Vec::new()), &manifest, Some("2023-11-14T22:13:20Z"));
+    let dated: serde_json::Value = serde_json::from_slice(&dated).unwrap();
+    assert_eq!(dated["predicate"]["runDetails"]["metadata"]["finishedOn"], "2023-11-14T22:13:20Z");
+}

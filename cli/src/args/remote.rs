@@ -89,7 +89,8 @@ pub struct Copy {
 Examples:
   labwright inspect --format json debian-terminal
   labwright inspect registry.example/labs/shell:1      # without fetching its layers
-  labwright inspect --tags registry.example/labs/shell")]
+  labwright inspect --tags registry.example/labs/shell
+  labwright inspect --sbom debian-terminal > sbom.json")]
 pub struct Inspect {
     /// The image: NAME[:TAG] in the local store, HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:TAG];
     /// without one, all images of the local store
@@ -97,6 +98,12 @@ pub struct Inspect {
     /// Lists the tags beside the image's instead
     #[arg(long, requires = "image")]
     pub tags: bool,
+    /// Prints the list of the image's packages (CycloneDX 1.6, JSON) instead
+    #[arg(long, requires = "image", conflicts_with = "tags")]
+    pub sbom: bool,
+    /// Prints how the image was built (an in-toto statement with SLSA provenance, JSON) instead
+    #[arg(long, requires = "image", conflicts_with_all = ["tags", "sbom"])]
+    pub provenance: bool,
     /// How registries are talked to.
     #[command(flatten)]
     pub registries: Registries,

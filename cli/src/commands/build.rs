@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use labwright_builder::{Artifact, BuildOptions, Builder, Plan, Runner};
 use labwright_core::{Arch, ImageFacts};
 use labwright_recipes::{Feature, Loaded};
-use labwright_registry::{Descriptor, Layout, container_disk};
+use labwright_registry::{Descriptor, Layout, artifacts, attach, container_disk, media_type, rfc3339};
 use serde::Serialize;
 
 use super::base::{self, Bases, Pins};
@@ -114,12 +114,29 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
         context.ui.reporter(),
         context.cancel,
     )?;
+    describe(&store, &plan, &artifact, &packed, context)?;
     if let Some(output) = &args.output {
         disk_cache::copy(&artifact.disk, output)?;
         context.ui.note(format!("wrote {}", output.display()));
     }
     disk_cache::keep(&artifact.disk, &packed.manifest.digest, context.settings)?;
     report(artifact, &packed, context)
+}
+
+/// Stores with the image what is in it and how it came to be.
+fn describe(
+    store: &Layout,
+    plan: &Plan,
+    artifact: &Artifact,
+    packed: &container_disk::Packed,
+    context: &Context<'_>,
+) -> Result<(), CommandError> {
+    let created = context.settings.created.map(rfc3339);
+    let sbom = artifact.sbom(&packed.manifest.digest, created.as_deref());
+    attach(store, &packed.manifest, media_type::CYCLONEDX, &sbom)?;
+    let provenance = plan.provenance(&artifact.facts, &packed.manifest.digest, created.as_deref());
+    attach(store, &packed.manifest, media_type::IN_TOTO, &provenance)?;
+    Ok(())
 }
 
 fn report(artifact: Artifact, packed: &container_disk::Packed, context: &Context<'_>) -> Result<(), CommandError> {
@@ -149,7 +166,12 @@ pub(super) fn already_built(plan: &Plan, store: &Layout, arch: Arch) -> Option<(
     let image: Descriptor = store.resolve(&tag).ok()?;
     // An image that cannot be read is built again.
     let facts: ImageFacts = container_disk::facts(store, &image, Some(arch)).ok()?;
-    (facts.build_key == plan.key()).then(|| (tag, image.digest.to_string()))
+    // A build that was ended before it stored what goes with the image did not come to its end.
+    let manifest = container_disk::manifest(store, &image, Some(arch)).ok()?;
+    let kinds = artifacts(store, &manifest.digest).ok()?;
+    let described =
+        [media_type::CYCLONEDX, media_type::IN_TOTO].iter().all(|kind| kinds.iter().any(|found| found == kind));
+    (described && facts.build_key == plan.key()).then(|| (tag, image.digest.to_string()))
 }
 
 /// What to build for: this machine's own architecture.

@@ -1,5 +1,5 @@
 use labwright_core::{ByteSize, ImageFacts, ImageRef};
-use labwright_registry::{Inspection, Layout, PlatformInspection};
+use labwright_registry::{Images, Inspection, Layout, PlatformInspection, ReferrerInspection, media_type};
 use serde::Serialize;
 
 use super::image;
@@ -35,8 +35,31 @@ fn one(reference: &ImageRef, args: &Inspect, context: &Context<'_>) -> Result<()
         let tags = context.runtime.block_on(images.tags(reference, context.cancel))?;
         return context.ui.result(&tags, || tags.join("\n"));
     }
+    if args.sbom {
+        return document(reference, media_type::CYCLONEDX, "list of its packages", &images, context);
+    }
+    if args.provenance {
+        return document(reference, media_type::IN_TOTO, "statement of its provenance", &images, context);
+    }
     let inspection = context.runtime.block_on(images.inspect(reference, context.cancel))?;
     context.ui.result(&inspection, || text(&inspection))
+}
+
+/// Prints a document that was stored with the image, byte for byte.
+fn document(
+    reference: &ImageRef,
+    kind: &str,
+    what: &str,
+    images: &Images,
+    context: &Context<'_>,
+) -> Result<(), CommandError> {
+    let found = context.runtime.block_on(images.attached(reference, None, kind, context.cancel))?;
+    let Some(bytes) = found else {
+        let text = format!("the image `{reference}` comes without a {what}");
+        return Err(CommandError::sentence(Kind::Input, text)
+            .hint("images built by this version of Labwright have one; it is lost where referrers are not copied"));
+    };
+    context.ui.data(&String::from_utf8_lossy(&bytes))
 }
 
 fn text(inspection: &Inspection) -> String {
@@ -56,7 +79,17 @@ fn platform_text(platform: &PlatformInspection) -> Vec<String> {
         Some(facts) => lines.extend(facts_text(facts)),
         None => lines.push("made by another program than labwright".to_owned()),
     }
+    lines.extend(platform.referrers.iter().map(referrer_text));
     lines
+}
+
+fn referrer_text(referrer: &ReferrerInspection) -> String {
+    let kind = referrer.artifact_type.as_deref().unwrap_or("unknown");
+    match kind {
+        media_type::CYCLONEDX => format!("sbom:      {}", referrer.digest),
+        media_type::IN_TOTO => format!("origin:    {}", referrer.digest),
+        _ => format!("with it:   {} ({})", referrer.digest, crate::ui::printable(kind)),
+    }
 }
 
 fn facts_text(facts: &ImageFacts) -> Vec<String> {

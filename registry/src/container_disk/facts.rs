@@ -45,15 +45,19 @@ pub fn facts(layout: &Layout, image: &Descriptor, arch: Option<Arch>) -> Result<
 
 /// Reads the config of an image in a layout; `arch` chooses as in [`facts`].
 pub fn image_config(layout: &Layout, image: &Descriptor, arch: Option<Arch>) -> Result<ImageConfig, FactsError> {
-    let manifest = match layout.document(image)? {
-        Document::Manifest(manifest) => manifest,
-        Document::Index(index) => match layout.document(choose(&index.manifests, arch)?)? {
-            Document::Manifest(manifest) => manifest,
-            Document::Index(_) => return Err(FactsError::NestedIndex),
-        },
+    let Document::Manifest(manifest) = layout.document(&manifest(layout, image, arch)?)? else {
+        return Err(FactsError::NestedIndex);
     };
     let bytes = layout.read_document(&manifest.config)?;
     serde_json::from_slice(&bytes).map_err(FactsError::Config)
+}
+
+/// The manifest of an image in a layout; `arch` chooses as in [`facts`].
+pub fn manifest(layout: &Layout, image: &Descriptor, arch: Option<Arch>) -> Result<Descriptor, FactsError> {
+    match layout.document(image)? {
+        Document::Manifest(_) => Ok(image.clone()),
+        Document::Index(index) => Ok(choose(&index.manifests, arch)?.bare()),
+    }
 }
 
 /// The facts in the labels of an image config.

@@ -3,6 +3,6 @@
 mod facts;
 mod pack;
 
-pub use facts::{FactsError, facts, image_config};
+pub use facts::{FactsError, facts, image_config, manifest};
 pub(crate) use facts::{choose, facts_of};
 pub use pack::{PackError, Packed, pack};

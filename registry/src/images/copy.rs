@@ -54,7 +54,7 @@ pub struct Copied {
 
 /// Where an image is written to.
 enum Target {
-    Layout { layout: Layout, tag: Option<String>, guard: WriteGuard },
+    Layout { layout: Layout, tag: Option<String>, store: bool, guard: WriteGuard },
     Archive { file: PathBuf, tag: Option<String>, layout: Layout, work: tempfile::TempDir },
     Registry { repository: Box<Repository>, reference: String },
 }
@@ -151,12 +151,12 @@ impl Images {
                 let layout = Layout::open_or_create(&self.store)?;
                 let tag = tag.as_ref().or(source.tag.as_ref()).map_or("latest", String::as_str);
                 let guard = layout.begin_write()?;
-                Target::Layout { layout, tag: Some(format!("{name}:{tag}")), guard }
+                Target::Layout { layout, tag: Some(format!("{name}:{tag}")), store: true, guard }
             }
             ImageRef::Layout { dir, tag } => {
                 let layout = Layout::open_or_create(dir)?;
                 let guard = layout.begin_write()?;
-                Target::Layout { layout, tag: tag.clone(), guard }
+                Target::Layout { layout, tag: tag.clone(), store: false, guard }
             }
             ImageRef::Archive { file, tag } => {
                 let work = work_dir(file)?;
@@ -260,8 +260,14 @@ async fn finish(
     cancel: &Cancel,
 ) -> Result<Option<String>, ImagesError> {
     match target {
-        Target::Layout { layout, tag, guard } => {
+        Target::Layout { layout, tag, store, guard } => {
             add_to_layout(&layout, parts, &source.root, tag.as_deref())?;
+            // In a layout of one image, tools take the only entry: there, what refers to it is only found by its subject.
+            if store {
+                for (descriptor, _, document) in parts.documents.iter().filter(|part| part.2.subject().is_some()) {
+                    layout.list(&document.as_referrer(descriptor))?;
+                }
+            }
             guard.close();
             Ok(tag)
         }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use labwright_core::{Cancel, Digest, ImageFacts, ImageRef};
+use labwright_core::{Arch, Cancel, Digest, ImageFacts, ImageRef};
 use serde::Serialize;
 
 use super::source::Source;
 use super::{Images, ImagesError};
-use crate::container_disk::{FactsError, facts_of};
+use crate::container_disk::{FactsError, choose, facts_of};
 use crate::document::{Descriptor, Document, ImageConfig, Manifest};
 
 /// What is known about an image without its layers; serialises to JSON for `--json`.
@@ -43,6 +43,21 @@ pub struct PlatformInspection {
     /// The layers, lowest first.
     pub layers: Vec<LayerInspection>,
     /// Bytes to transfer: all layers, the config and the manifest.
+    pub size: u64,
+    /// What refers to the manifest: lists of its contents, signatures and the like.
+    pub referrers: Vec<ReferrerInspection>,
+}
+
+/// Something that refers to an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReferrerInspection {
+    /// What kind of artifact it is, as a media type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// The size of its manifest in bytes.
     pub size: u64,
 }
 
@@ -81,6 +96,34 @@ impl Images {
             }
         }
         Ok(Inspection { image: source.name, digest: source.root.digest, media_type: source.root.media_type, platforms })
+    }
+}
+
+impl Images {
+    /// Reads a document of a kind (`application/vnd.cyclonedx+json`) that refers to an image; none if there is none.
+    ///
+    /// `arch` chooses from an index; without it, this machine's own is taken, else the first. Of several documents it is
+    /// the one whose manifest has the lowest digest.
+    pub async fn attached(
+        &self,
+        image: &ImageRef,
+        arch: Option<Arch>,
+        artifact_type: &str,
+        cancel: &Cancel,
+    ) -> Result<Option<Vec<u8>>, ImagesError> {
+        let source = self.open(image, cancel).await?;
+        let manifest = match source.document(&source.root, cancel).await?.1 {
+            Document::Manifest(_) => source.root.clone(),
+            Document::Index(index) => choose(&index.manifests, arch)?.clone(),
+        };
+        let referrers = source.referrers(&manifest.digest, cancel).await?;
+        let wanted = referrers.into_iter().filter(|found| found.artifact_type.as_deref() == Some(artifact_type));
+        let Some(found) = wanted.min_by(|a, b| a.digest.cmp(&b.digest)) else { return Ok(None) };
+        let Document::Manifest(artifact) = source.document(&found, cancel).await?.1 else { return Ok(None) };
+        match artifact.layers.first() {
+            Some(layer) => Ok(Some(source.small_blob(layer, cancel).await?)),
+            None => Ok(None),
+        }
     }
 }
 
@@ -127,6 +170,14 @@ async fn platform(
     let size = layers
         .iter()
         .fold(descriptor.size.saturating_add(manifest.config.size), |sum, layer| sum.saturating_add(layer.size));
+    let mut referrers: Vec<_> = source
+        .referrers(&descriptor.digest, cancel)
+        .await?
+        .into_iter()
+        .map(|found| ReferrerInspection { artifact_type: found.artifact_type, digest: found.digest, size: found.size })
+        .collect();
+    // Registries list them in whatever order.
+    referrers.sort_by(|a, b| (&a.artifact_type, &a.digest).cmp(&(&b.artifact_type, &b.digest)));
     Ok(PlatformInspection {
         architecture: config.architecture,
         os: config.os,
@@ -136,5 +187,6 @@ async fn platform(
         facts,
         layers,
         size,
+        referrers,
     })
 }

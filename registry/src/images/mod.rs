@@ -13,14 +13,14 @@ use labwright_core::{Cancel, ImageRef};
 pub use copy::{Copied, CopyOptions};
 pub use error::ImagesError;
 pub use extract::{ExtractError, ExtractLimits, ExtractedDisk};
-pub use inspect::{Inspection, LayerInspection, PlatformInspection};
+pub use inspect::{Inspection, LayerInspection, PlatformInspection, ReferrerInspection};
 use source::Source;
 
 use crate::annotations::REF_NAME;
 use crate::archive::Archive;
 use crate::document::Descriptor;
 use crate::layout::Layout;
-use crate::remote::Remote;
+use crate::remote::{Remote, is_fallback_tag};
 
 /// Everything that can be done with images by reference.
 ///
@@ -59,7 +59,8 @@ impl Images {
 
     /// All tags beside the one that a reference names: of the repository, the layout or the archive.
     ///
-    /// For an image in the local store, these are the tags of its name.
+    /// For an image in the local store, these are the tags of its name. Of a registry, those that only list what refers
+    /// to an image are left out.
     pub async fn tags(&self, image: &ImageRef, cancel: &Cancel) -> Result<Vec<String>, ImagesError> {
         let names = |entries: Vec<Descriptor>| {
             let mut names: Vec<_> =
@@ -75,7 +76,11 @@ impl Images {
             }
             ImageRef::Layout { dir, .. } => Ok(names(Layout::open(dir)?.index()?.manifests)),
             ImageRef::Archive { file, .. } => Ok(names(Archive::open(file)?.index().manifests.clone())),
-            ImageRef::Registry(registry) => Ok(self.remote.repository(registry).tags(cancel).await?),
+            ImageRef::Registry(registry) => {
+                let mut tags = self.remote.repository(registry).tags(cancel).await?;
+                tags.retain(|tag| !is_fallback_tag(tag));
+                Ok(tags)
+            }
         }
     }
 

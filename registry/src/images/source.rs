@@ -181,6 +181,20 @@ impl Source {
         Ok(parts)
     }
 
+    /// What refers to a manifest.
+    pub(super) async fn referrers(&self, digest: &Digest, cancel: &Cancel) -> Result<Vec<Descriptor>, ImagesError> {
+        let mut found = match (&self.place, self.local_referrers().await?) {
+            (Place::Registry(repository), _) => repository.referrers(digest, cancel).await?,
+            (_, local) => local.and_then(|mut all| all.remove(digest)).unwrap_or_default(),
+        };
+        // Not every registry, and not every list under a tag, says of what kind they are.
+        for referrer in found.iter_mut().filter(|referrer| referrer.artifact_type.is_none()) {
+            let (_, document) = self.document(referrer, cancel).await?;
+            *referrer = document.as_referrer(referrer);
+        }
+        Ok(found)
+    }
+
     async fn local_referrers(&self) -> Result<Option<HashMap<Digest, Vec<Descriptor>>>, ImagesError> {
         Ok(match self.place.clone() {
             Place::Layout(layout) => Some(blocking(move || layout.referrers_by_subject()).await?),

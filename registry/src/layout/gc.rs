@@ -5,8 +5,8 @@ use fs_err as fs;
 use labwright_core::{Algorithm, Digest};
 
 use super::blob::TEMP_PREFIX;
-use super::{Layout, LayoutError};
-use crate::document::{Descriptor, Document, MAX_DOCUMENT};
+use super::{INDEX, Layout, LayoutError};
+use crate::document::{Descriptor, Document, MAX_DOCUMENT, to_bytes};
 use crate::media_type;
 
 /// What a collection removed.
@@ -32,6 +32,7 @@ impl Layout {
         let alone = self.lock_for_removal()?;
         let index = self.lock_index()?;
         let kept = self.reachable()?;
+        self.forget_referrers(&kept)?;
         let mut freed = Freed::default();
         let now = SystemTime::now();
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
@@ -63,7 +64,9 @@ impl Layout {
     fn reachable(&self) -> Result<HashSet<Digest>, LayoutError> {
         let referrers = self.referrers_by_subject()?;
         let mut kept = HashSet::new();
-        let mut open: Vec<Descriptor> = self.index()?.manifests;
+        // What refers to a removed image goes with it, though it is listed.
+        let mut open = self.index()?.manifests;
+        open.retain(|entry| !self.is_bare_referrer(entry));
         while let Some(descriptor) = open.pop() {
             if !kept.insert(descriptor.digest.clone()) {
                 continue;
@@ -80,6 +83,14 @@ impl Layout {
             }
         }
         Ok(kept)
+    }
+
+    /// Takes referrers of what is gone out of the table of contents. The caller holds its lock.
+    fn forget_referrers(&self, kept: &HashSet<Digest>) -> Result<(), LayoutError> {
+        let mut index = self.index()?;
+        let before = index.manifests.len();
+        index.manifests.retain(|entry| kept.contains(&entry.digest) || !self.is_bare_referrer(entry));
+        if index.manifests.len() == before { Ok(()) } else { self.replace(INDEX, &to_bytes(&index)) }
     }
 
     /// All manifests with a `subject`, by its digest. They need not be listed anywhere.

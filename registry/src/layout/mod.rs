@@ -168,11 +168,22 @@ impl Layout {
     /// What `oci:DIR` without a tag names: the only image there is.
     pub fn resolve_only(&self) -> Result<Descriptor, LayoutError> {
         let index = self.index()?;
-        match index.manifests.as_slice() {
-            [only] => Ok(only.clone()),
+        let images: Vec<_> = match index.manifests.as_slice() {
+            [only] => vec![only],
+            // What refers to an image is listed beside it.
+            all => all.iter().filter(|entry| !self.is_bare_referrer(entry)).collect(),
+        };
+        match images.as_slice() {
+            [only] => Ok((*only).clone()),
             [] => Err(LayoutError::Empty { dir: self.dir.clone() }),
             _ => Err(LayoutError::Ambiguous { dir: self.dir.clone(), tags: tags_of(&index) }),
         }
+    }
+
+    /// Whether an entry of the table of contents is there only because it refers to another one.
+    fn is_bare_referrer(&self, entry: &Descriptor) -> bool {
+        !entry.annotations.contains_key(REF_NAME)
+            && self.document(entry).is_ok_and(|document| document.subject().is_some())
     }
 
     /// What `NAME` without a tag names in the local store: `NAME:TAG` with the newest version as its tag.

@@ -253,6 +253,11 @@ pub(crate) fn fallback_tag(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm().as_str(), digest.hex())
 }
 
+/// Whether a tag is one of those.
+pub(crate) fn is_fallback_tag(tag: &str) -> bool {
+    tag.split_once('-').is_some_and(|(algorithm, hex)| format!("{algorithm}:{hex}").parse::<Digest>().is_ok())
+}
+
 /// The address in `Link: <…>; rel="next"`.
 fn next_page(headers: &reqwest::header::HeaderMap) -> Option<String> {
     let link = headers.get(LINK)?.to_str().ok()?;

@@ -21,6 +21,7 @@ use labwright_core::Registry;
 
 pub use credentials::{Credentials, Login};
 pub use error::RemoteError;
+pub(crate) use manifests::is_fallback_tag;
 pub use preflight::size_warnings;
 pub(crate) use upload::{Body, Sent};
 pub(crate) use wait::Progress;

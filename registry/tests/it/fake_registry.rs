@@ -10,9 +10,9 @@ use fs_err as fs;
 use labwright_core::{Arch, Cancel, Digest, Event, Quiet, Reporter};
 use labwright_registry::container_disk::{Packed, pack};
 use labwright_registry::document::{Descriptor, Index, Manifest};
-use labwright_registry::media_type::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
+use labwright_registry::media_type::{CYCLONEDX, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use labwright_registry::{
-    Copied, CopyOptions, Credentials, Images, ImagesError, Layout, Login, Remote, RemoteError, RemoteOptions,
+    Copied, CopyOptions, Credentials, Images, ImagesError, Layout, Login, Remote, RemoteError, RemoteOptions, attach,
 };
 
 const DISK: usize = 9_000_000;
@@ -399,6 +399,7 @@ async fn referrers_travel_and_are_listed_where_the_registry_does_not() {
             subject: Some(packed.manifest.bare()),
         };
         let signature = layout.add_bytes(OCI_MANIFEST, &serde_json::to_vec(&signature).unwrap()).unwrap();
+        let sbom = attach(&layout, &packed.manifest, CYCLONEDX, b"{\"bomFormat\":\"CycloneDX\"}").unwrap();
         let fake = Fake::start(Knobs { lists_referrers: lists, ..Knobs::default() }).await;
         let images = images(dir.path(), options(&fake));
         let there = format!("{}/labs/debian:1.0.0", fake.host);
@@ -408,7 +409,8 @@ async fn referrers_travel_and_are_listed_where_the_registry_does_not() {
         assert_eq!(listed.is_some(), !lists);
         if let Some(bytes) = listed {
             let index: Index = serde_json::from_slice(&bytes).unwrap();
-            let entry = &index.manifests[0];
+            assert_eq!(index.manifests.len(), 2);
+            let entry = index.manifests.iter().find(|entry| entry.digest == signature.digest).unwrap();
             assert_eq!(
                 (&entry.digest, entry.artifact_type.as_deref()),
                 (&signature.digest, Some("application/vnd.example.signature"))
@@ -421,7 +423,23 @@ async fn referrers_travel_and_are_listed_where_the_registry_does_not() {
         copy(&images, &archive, &format!("oci:{}:1", dir.path().join("back").display())).await.unwrap();
         let back = Layout::open(dir.path().join("back")).unwrap();
         assert_eq!(back.resolve("1").unwrap().digest, packed.index.digest);
-        assert!(back.has(&signature) && back.has(&packed.layer));
+        assert!(back.has(&signature) && back.has(&sbom) && back.has(&packed.layer));
+        // Tools that are told no tag find the one image; in the store, everything is listed.
+        assert_eq!(back.index().unwrap().manifests.len(), 1);
+        copy(&images, &archive, "again:1").await.unwrap();
+        let listed = layout.index().unwrap().manifests;
+        assert_eq!(listed.iter().filter(|entry| entry.artifact_type.is_some()).count(), 2, "{listed:?}");
+        for from in [&there, &archive, &"debian-terminal:1.0.0".to_owned()] {
+            let from = from.parse().unwrap();
+            let read = images.attached(&from, None, CYCLONEDX, &Cancel::new()).await.unwrap();
+            assert_eq!(read.as_deref(), Some(&b"{\"bomFormat\":\"CycloneDX\"}"[..]));
+            let none = images.attached(&from, None, "application/x-none", &Cancel::new()).await.unwrap();
+            assert_eq!(none, None);
+            let inspected = images.inspect(&from, &Cancel::new()).await.unwrap();
+            let kinds: Vec<_> =
+                inspected.platforms[0].referrers.iter().filter_map(|one| one.artifact_type.as_deref()).collect();
+            assert_eq!(kinds, [CYCLONEDX, "application/vnd.example.signature"]);
+        }
     }
 }
 

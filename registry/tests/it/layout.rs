@@ -8,8 +8,8 @@ use fs_err as fs;
 use labwright_core::{Algorithm, Cancel, Digest};
 use labwright_registry::annotations::REF_NAME;
 use labwright_registry::document::{Descriptor, Index, Manifest};
-use labwright_registry::media_type::{OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST};
-use labwright_registry::{Adopt, Freed, Layout, LayoutError};
+use labwright_registry::media_type::{CYCLONEDX, OCI_CONFIG, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST};
+use labwright_registry::{Adopt, Freed, Layout, LayoutError, artifacts, attach};
 
 /// Adds an image of one layer and returns its manifest.
 fn image(layout: &Layout, content: &[u8], subject: Option<&Descriptor>) -> Descriptor {
@@ -190,4 +190,32 @@ fn gc_keeps_what_is_reached_and_what_is_young() {
     layout.remove_tag("kept:1").unwrap();
     layout.gc(Duration::ZERO).unwrap();
     assert_eq!(blobs(&layout), 1);
+}
+
+#[test]
+fn what_is_attached_is_listed_and_goes_with_its_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::open_or_create(dir.path()).unwrap();
+    let first = image(&layout, b"first", None);
+    let second = image(&layout, b"second", None);
+    layout.tag("first:1", &first).unwrap();
+    let sbom = attach(&layout, &first, CYCLONEDX, b"{\"bomFormat\":\"CycloneDX\"}").unwrap();
+    assert_eq!(attach(&layout, &first, CYCLONEDX, b"{\"bomFormat\":\"CycloneDX\"}").unwrap(), sbom);
+    assert_eq!(artifacts(&layout, &first.digest).unwrap(), [CYCLONEDX]);
+    assert_eq!(artifacts(&layout, &second.digest).unwrap(), [] as [&str; 0]);
+    let listed = layout.index().unwrap().manifests;
+    assert_eq!(listed.len(), 2);
+    let entry = listed.iter().find(|entry| entry.digest == sbom.digest).unwrap();
+    assert_eq!((entry.artifact_type.as_deref(), entry.annotations.len()), (Some(CYCLONEDX), 0));
+    // It is no second image.
+    assert_eq!(layout.resolve_only().unwrap().digest, first.digest);
+
+    layout.tag("second:1", &second).unwrap();
+    layout.gc(Duration::ZERO).unwrap();
+    assert!(layout.has(&sbom) && layout.has(&Descriptor::of(CYCLONEDX, b"{\"bomFormat\":\"CycloneDX\"}")));
+    layout.remove_tag("first:1").unwrap();
+    layout.gc(Duration::ZERO).unwrap();
+    assert!(!layout.has(&sbom) && !layout.has(&first) && layout.has(&second));
+    let left: Vec<_> = layout.index().unwrap().manifests.into_iter().map(|entry| entry.digest).collect();
+    assert_eq!(left, [second.digest]);
 }

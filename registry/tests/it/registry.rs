@@ -8,8 +8,10 @@ use crate::common::{DockerRegistry, command, facts, have, noise, run};
 use fs_err as fs;
 use labwright_core::{Arch, Cancel, Digest, Quiet, Reporter};
 use labwright_registry::container_disk::{Packed, pack};
+use labwright_registry::media_type::CYCLONEDX;
 use labwright_registry::{
     Copied, CopyOptions, Credentials, ExtractLimits, Images, ImagesError, Layout, Remote, RemoteError, RemoteOptions,
+    attach,
 };
 
 /// `u` with the password `secret`, as `htpasswd -B` writes it.
@@ -43,14 +45,22 @@ async fn push_pull_copy_and_inspect_with_docker_registry() {
     let dir = tempfile::tempdir().unwrap();
     let amd64 = packed(dir.path(), Arch::Amd64, 5_000_000);
     let arm64 = packed(dir.path(), Arch::Arm64, 300_000);
+    // Both lists refer to an architecture of their own, and share the empty config.
+    let store = Layout::open(dir.path().join("store")).unwrap();
+    attach(&store, &amd64.manifest, CYCLONEDX, b"{\"of\":\"amd64\"}").unwrap();
+    attach(&store, &arm64.manifest, CYCLONEDX, b"{\"of\":\"arm64\"}").unwrap();
     let registry = DockerRegistry::start(dir.path(), "", "");
     let images = images(dir.path(), plain(&registry));
     let there = format!("{}/labs/debian:1.0.0", registry.host());
 
     let copied = copy(&images, "debian-terminal:1.0.0", &there).await.unwrap();
-    assert_eq!((copied.sent, copied.existed), (4, 0));
+    assert_eq!((copied.sent, copied.existed), (7, 0));
     let copied = copy(&images, "debian-terminal:1.0.0", &there).await.unwrap();
-    assert_eq!((copied.sent, copied.existed, copied.bytes), (0, 4, 0));
+    assert_eq!((copied.sent, copied.existed, copied.bytes), (0, 7, 0));
+    // This registry lists no referrers, so they are below a tag, as everybody looks for them.
+    let fallback = format!("docker://{}/labs/debian:sha256-{}", registry.host(), arm64.manifest.digest.hex());
+    let raw = run("skopeo", &["inspect", "--raw", "--tls-verify=false", &fallback]);
+    assert!(raw.contains(CYCLONEDX), "{raw}");
 
     // skopeo sees the same bytes and can read all of it.
     let url = format!("docker://{there}");
@@ -70,7 +80,7 @@ async fn push_pull_copy_and_inspect_with_docker_registry() {
 
     // Another repository of the same registry: mounted, not sent.
     let copied = copy(&images, &there, &format!("{}/mirror/debian:2", registry.host())).await.unwrap();
-    assert_eq!((copied.sent, copied.mounted), (0, 4));
+    assert_eq!((copied.sent, copied.mounted), (0, 7));
     assert_eq!(images.tags(&there.parse().unwrap(), &Cancel::new()).await.unwrap(), ["1.0.0"]);
 
     let inspection = images.inspect(&there.parse().unwrap(), &Cancel::new()).await.unwrap();
@@ -96,7 +106,14 @@ async fn push_pull_copy_and_inspect_with_docker_registry() {
     let options = CopyOptions { arch: Some(Arch::Amd64), ..CopyOptions::default() };
     let (source, target) = (there.parse().unwrap(), "one:1".parse().unwrap());
     let copied = images.copy(&source, &target, &options, &reporter, &Cancel::new()).await.unwrap();
-    assert_eq!((copied.image.digest, copied.existed), (amd64.manifest.digest, 2));
+    assert_eq!((copied.image.digest, copied.existed), (amd64.manifest.digest, 4));
+    for from in [&there, &archive, &format!("oci:{}:x", layout.display())] {
+        for (arch, of) in [(Arch::Amd64, "{\"of\":\"amd64\"}"), (Arch::Arm64, "{\"of\":\"arm64\"}")] {
+            let from = from.parse().unwrap();
+            let read = images.attached(&from, Some(arch), CYCLONEDX, &Cancel::new()).await.unwrap().unwrap();
+            assert_eq!(String::from_utf8(read).unwrap(), of);
+        }
+    }
 
     let out = dir.path().join("out.qcow2");
     for from in [&there, &archive, &"debian-terminal:1.0.0".to_owned()] {

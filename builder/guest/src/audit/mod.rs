@@ -97,15 +97,20 @@ const SMALL: u64 = 1 << 20;
 
 /// The text of a small regular file, whatever is not UTF-8 replaced; none if there is no such file. No link is followed.
 pub(crate) fn small_text(root: &Path, path: &Path) -> Result<Option<String>, SealError> {
+    file_text(root, path, SMALL)
+}
+
+/// The text of a regular file of at most `most` bytes, otherwise as [`small_text`].
+pub(crate) fn file_text(root: &Path, path: &Path, most: u64) -> Result<Option<String>, SealError> {
     let fail = |source| SealError::Look { path: Path::new("/").join(path), source };
-    if !seal::look_at(root, path)?.is_some_and(|metadata| metadata.is_file() && metadata.len() <= SMALL) {
+    if !seal::look_at(root, path)?.is_some_and(|metadata| metadata.is_file() && metadata.len() <= most) {
         return Ok(None);
     }
     // A pipe that takes the file's place meanwhile does not make us wait.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(root.join(path), flags, Mode::empty()).map_err(|error| fail(io::Error::from(error)))?;
     let mut bytes = Vec::new();
-    std::fs::File::from(file).take(SMALL).read_to_end(&mut bytes).map_err(fail)?;
+    std::fs::File::from(file).take(most).read_to_end(&mut bytes).map_err(fail)?;
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
