@@ -54,9 +54,12 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
         super::show_warnings(loaded, context);
         refuse(loaded)?;
     }
-    let mut wanted: Vec<String> = recipes.iter().flat_map(|loaded| loaded.recipe.build_secrets.clone()).collect();
-    wanted.sort();
-    wanted.dedup();
+    let mut wanted: Vec<String> = Vec::new();
+    for name in recipes.iter().flat_map(|loaded| &loaded.recipe.build_secrets) {
+        if !wanted.contains(name) {
+            wanted.push(name.clone());
+        }
+    }
     let secrets = build_secrets::gather(&wanted, &args.secret)?;
     let (loaded, uppers) = recipes.split_first().expect("a chain has a recipe");
     let arch = architecture(loaded)?;
