@@ -154,9 +154,12 @@ fn failures_say_why_and_put_everything_back() {
         "the guest lacks /usr/bin/systemctl, which is needed to handle units (package systemd)"
     );
     let exec = Action::Run(Command::Exec(vec!["/no/such".to_owned()]));
-    assert_eq!(one(exec), "could not start `/no/such`: No such file or directory (os error 2)");
+    assert_eq!(
+        one(exec),
+        "command 1 (`/no/such`) failed: could not start `/no/such`: No such file or directory (os error 2)"
+    );
     let kill = Action::Run(Command::Exec(vec!["/bin/sh".into(), "-c".into(), "kill -9 $$".into()]));
-    assert_eq!(one(kill), "`/bin/sh` was ended by signal 9");
+    assert_eq!(one(kill), "command 1 (`/bin/sh -c kill -9 $$`) failed: `/bin/sh` was ended by signal 9");
     let early = failure(world.run(&Request::new("/no/such/root", vec![]), &[]).0);
     assert_eq!(early.index, None);
     assert_eq!(early.reason, "could not find /no/such/root: No such file or directory (os error 2)");
