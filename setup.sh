@@ -211,7 +211,7 @@ tests() {
     install_rust
     if [ "${CI:-}" = true ]; then
         # Here a test that lacks something fails instead of being skipped.
-        LABWRIGHT_REQUIRE=${LABWRIGHT_REQUIRE:-root,qemu,registry,nginx,oci-tools,gpg,mtools,systemd,skopeo,umoci,mmdebstrap,bootstrap,network,xfsprogs,btrfs-progs}
+        LABWRIGHT_REQUIRE=${LABWRIGHT_REQUIRE:-root,qemu,registry,nginx,oci-tools,gpg,mtools,systemd,skopeo,umoci,mmdebstrap,bootstrap,network,xfsprogs,btrfs-progs,apt}
         export LABWRIGHT_REQUIRE
     fi
     say "rustfmt"
