@@ -135,6 +135,18 @@ pub(crate) fn update_menu(session: &mut Session) -> Result<(), StepError> {
     Ok(())
 }
 
+/// Where initramfs-tools looks for settings that are for the making of an initial RAM disk and do not get into it.
+pub(crate) const INITRAMFS_HOOKS: &str = "/usr/share/initramfs-tools/conf-hooks.d";
+
+/// Tells initramfs-tools the kind of the root, so that it takes along the program that checks it at boot. It would look
+/// for the root among the block devices, of which a step has none.
+pub(crate) fn root_type(disk: &DiskInfo) -> Option<String> {
+    let root = disk.file_systems.iter().find(|system| system.mount.as_str() == "/")?;
+    // grub has one name for all of them.
+    let kind = if root.grub_fs == "ext2" { "ext4" } else { &root.grub_fs };
+    Some(format!("# {POLICY_MARK}\n: \"${{FSTYPE:={kind}}}\"\n"))
+}
+
 /// A word for the shell.
 fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))

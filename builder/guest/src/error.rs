@@ -80,7 +80,7 @@ fn list(findings: &[Finding]) -> String {
     let named: Vec<String> = findings
         .iter()
         .take(NAMED)
-        .map(|finding| format!("{} ({}, {})", finding.path, finding.what, finding.id))
+        .map(|finding| format!("{} ({}, {}; {})", finding.path, finding.what, finding.id, finding.remedy))
         .collect();
     let rest = findings.len().saturating_sub(NAMED);
     if rest > 0 { format!("{} and {rest} more", named.join(", ")) } else { named.join(", ") }

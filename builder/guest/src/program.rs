@@ -159,6 +159,13 @@ fn with_stand_ins(session: &mut Session, request: &Request) -> Result<(), Failed
         Some(disk) if runs_programs => boot::divert(session, disk).map_err(early)?,
         _ => false,
     };
+    if let (true, Some(disk)) = (diverted, &request.disk)
+        && let Some(text) = boot::root_type(disk)
+        && fs_err::metadata(boot::INITRAMFS_HOOKS).is_ok_and(|metadata| metadata.is_dir())
+    {
+        let path = format!("{}/labwright", boot::INITRAMFS_HOOKS);
+        stand_ins.push(StandIn::put(&path, &text, 0o644).map_err(early)?);
+    }
     let root = rustix::fs::open("/", rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
         .to("open the root")
         .map_err(early)?;

@@ -139,7 +139,7 @@ fn boot(root: &Path, findings: &mut Vec<Finding>) -> Result<(), SealError> {
                 }
                 let elsewhere = ["loop", "nbd", "fuse", "labwright", "dm-"].iter().any(|kind| device.starts_with(kind));
                 let severity = if elsewhere { Severity::Error } else { Severity::Warning };
-                let remedy = "name the root by UUID, LABEL or PARTUUID";
+                let remedy = "name the root by UUID, LABEL or PARTUUID, as `update-grub` does while an image is built";
                 let what = format!("a root that is the device /dev/{device}");
                 findings.push(Finding::at(&path, severity, "boot/root-device", what, remedy));
             }
