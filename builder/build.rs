@@ -35,6 +35,10 @@ fn main() {
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .env_remove("RUSTC_WRAPPER")
         .env("RUSTFLAGS", "-C target-feature=+crt-static");
+    if env::var("PROFILE").is_ok_and(|profile| profile == "debug") {
+        // A developer waits for these programs at every change of theirs, and nobody ships them.
+        cargo.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true");
+    }
     let status = cargo.status().expect("cargo started this script, so it can be started");
     assert!(status.success(), "building the guest programs for {target} failed");
     for (program, variable) in
