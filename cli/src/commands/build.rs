@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use labwright_builder::{Artifact, BuildOptions, Builder, Plan, Runner};
-use labwright_core::{Arch, ImageFacts};
+use labwright_core::{Arch, Digest, ImageFacts};
 use labwright_recipes::{Feature, Loaded};
 use labwright_registry::{Descriptor, Layout, artifacts, attach, container_disk, media_type, rfc3339};
 use serde::Serialize;
@@ -81,17 +81,17 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
         plan = Plan::on(recipe, plan)?;
     }
 
-    if args.output.is_none()
-        && args.from.is_none()
-        && !args.no_cache
-        && !args.force
-        && let Some((image, digest)) = already_built(&plan, &store, arch)
-    {
-        Builder::new(&context.settings.home, "/proc/self/exe")?.remember(&plan)?;
-        context.ui.note(format!("{image} is up to date"));
-        let answer =
-            Answer { image, digest, unchanged: true, file_size: None, data_size: None, steps: Vec::new(), log: None };
-        return context.ui.result(&answer, || answer.image.clone());
+    let anew = args.from.is_some() || args.no_cache || args.force;
+    if let Some(built) = already_built(&plan, &store, arch).filter(|_| !anew) {
+        let kept = disk_cache::kept(&built.manifest, context.settings)?;
+        // A file that is asked for and not kept has to be made.
+        if args.output.is_none() || kept.is_some() {
+            if let (Some(output), Some(disk)) = (&args.output, kept) {
+                write_disk(&disk, output, context)?;
+            }
+            Builder::new(&context.settings.home, "/proc/self/exe")?.remember(&plan)?;
+            return report_unchanged(built, context);
+        }
     }
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
@@ -119,11 +119,16 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     )?;
     describe(&store, &plan, &artifact, &packed, context)?;
     if let Some(output) = &args.output {
-        disk_cache::copy(&artifact.disk, output)?;
-        context.ui.note(format!("wrote {}", output.display()));
+        write_disk(&artifact.disk, output, context)?;
     }
     disk_cache::keep(&artifact.disk, &packed.manifest.digest, context.settings)?;
     report(artifact, &packed, context)
+}
+
+fn write_disk(disk: &Path, output: &Path, context: &Context<'_>) -> Result<(), CommandError> {
+    disk_cache::copy(disk, output)?;
+    context.ui.note(format!("wrote {}", output.display()));
+    Ok(())
 }
 
 /// Stores with the image what is in it and how it came to be.
@@ -140,6 +145,14 @@ fn describe(
     let provenance = plan.provenance(&artifact.facts, &packed.manifest.digest, created.as_deref());
     attach(store, &packed.manifest, media_type::IN_TOTO, &provenance)?;
     Ok(())
+}
+
+fn report_unchanged(built: Built, context: &Context<'_>) -> Result<(), CommandError> {
+    let Built { image, digest, .. } = built;
+    context.ui.note(format!("{image} is up to date"));
+    let answer =
+        Answer { image, digest, unchanged: true, file_size: None, data_size: None, steps: Vec::new(), log: None };
+    context.ui.result(&answer, || answer.image.clone())
 }
 
 fn report(artifact: Artifact, packed: &container_disk::Packed, context: &Context<'_>) -> Result<(), CommandError> {
@@ -163,18 +176,29 @@ fn report(artifact: Artifact, packed: &container_disk::Packed, context: &Context
     context.ui.result(&answer, || answer.image.clone())
 }
 
+/// An image in the store that a plan would make again.
+pub(super) struct Built {
+    /// `NAME:VERSION`.
+    pub(super) image: String,
+    /// The digest of the image index.
+    digest: String,
+    /// The digest of the manifest for the plan's architecture.
+    manifest: Digest,
+}
+
 /// The image in the store that this plan would make again, if there is one.
-pub(super) fn already_built(plan: &Plan, store: &Layout, arch: Arch) -> Option<(String, String)> {
+pub(super) fn already_built(plan: &Plan, store: &Layout, arch: Arch) -> Option<Built> {
     let tag = format!("{}:{}", plan.recipe().name, plan.recipe().version);
     let image: Descriptor = store.resolve(&tag).ok()?;
     // An image that cannot be read is built again.
     let facts: ImageFacts = container_disk::facts(store, &image, Some(arch)).ok()?;
     // A build that was ended before it stored what goes with the image did not come to its end.
-    let manifest = container_disk::manifest(store, &image, Some(arch)).ok()?;
-    let kinds = artifacts(store, &manifest.digest).ok()?;
+    let manifest = container_disk::manifest(store, &image, Some(arch)).ok()?.digest;
+    let kinds = artifacts(store, &manifest).ok()?;
     let described =
         [media_type::CYCLONEDX, media_type::IN_TOTO].iter().all(|kind| kinds.iter().any(|found| found == kind));
-    (described && facts.build_key == plan.key()).then(|| (tag, image.digest.to_string()))
+    let same = described && facts.build_key == plan.key();
+    same.then(|| Built { image: tag, digest: image.digest.to_string(), manifest })
 }
 
 /// What to build for: this machine's own architecture.

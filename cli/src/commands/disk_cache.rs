@@ -37,6 +37,12 @@ pub(super) fn is_current(file: &Path, manifests: &BTreeSet<String>) -> Result<bo
     Ok(parts.is_some_and(|(manifest, written)| written == boot && manifests.contains(manifest)))
 }
 
+/// The disk of the image with this manifest, if it is kept.
+pub(super) fn kept(manifest: &Digest, settings: &Settings) -> Result<Option<PathBuf>, CommandError> {
+    let path = path(manifest, settings)?;
+    Ok(path.exists().then_some(path))
+}
+
 /// Keeps a disk that was just packed into an image, by moving it.
 pub(super) fn keep(disk: &Path, manifest: &Digest, settings: &Settings) -> Result<(), CommandError> {
     let target = path(manifest, settings)?;
@@ -62,10 +68,10 @@ pub(super) fn copy(disk: &Path, target: &Path) -> Result<(), CommandError> {
 
 /// The disk of an image as a file: kept from its build or an earlier run, else taken out of the image now.
 pub(super) fn get(found: &Found, images: &Images, context: &Context<'_>) -> Result<PathBuf, CommandError> {
-    let kept = path(&found.platform.manifest, context.settings)?;
-    if kept.exists() {
+    if let Some(kept) = kept(&found.platform.manifest, context.settings)? {
         return Ok(kept);
     }
+    let kept = path(&found.platform.manifest, context.settings)?;
     fs_err::create_dir_all(context.settings.disks()).map_err(|source| CommandError::new(Kind::Host, source))?;
     let reporter = context.ui.shared_reporter();
     let limits = ExtractLimits::default();
