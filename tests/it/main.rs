@@ -13,6 +13,7 @@ mod basics;
 mod boot;
 mod disks;
 mod faults;
+mod grown;
 mod plan;
 mod remote;
 mod roots;
