@@ -32,7 +32,7 @@ end() {
 trap end EXIT
 mkdir "$root" "$source"
 source_loop=$(losetup -f --show -r "$from")
-partx -a "$source_loop"
+partx -u "$source_loop"
 mount -o ro,noload "${source_loop}p1" "$source"
 truncate -s 2500M "$to"
 case $kind in
@@ -53,7 +53,7 @@ END
 ;;
 esac
 loop=$(losetup -f --show "$to")
-partx -a "$loop"
+partx -u "$loop"
 case $kind in
 btrfs)
     mkfs.btrfs -q "${loop}p5"
