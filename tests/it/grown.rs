@@ -30,9 +30,14 @@ end() {
     for device in $loop $source_loop; do partx -d "$device"; losetup -d "$device"; done
 }
 trap end EXIT
+partitions() {
+    # A run that was killed may have left some on the device.
+    partx -d "$1" 2> /dev/null || true
+    partx -a "$1"
+}
 mkdir "$root" "$source"
 source_loop=$(losetup -f --show -r "$from")
-partx -u "$source_loop"
+partitions "$source_loop"
 mount -o ro,noload "${source_loop}p1" "$source"
 truncate -s 2500M "$to"
 case $kind in
@@ -53,7 +58,7 @@ END
 ;;
 esac
 loop=$(losetup -f --show "$to")
-partx -u "$loop"
+partitions "$loop"
 case $kind in
 btrfs)
     mkfs.btrfs -q "${loop}p5"
