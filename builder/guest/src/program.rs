@@ -1,6 +1,7 @@
 //! The program `labwright-guest`: what its two roles do.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -54,12 +55,11 @@ fn step() -> ExitCode {
     }
     match child.wait() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
-        Ok(status) => {
-            if status.code().is_none() {
-                complain(&format!("the step's first process ended with {status}"));
-            }
-            ExitCode::FAILURE
-        }
+        // It could not tell by itself.
+        Ok(status) => match status.signal() {
+            Some(signal) => fail_early(&StepError::Gone { signal }),
+            None => ExitCode::FAILURE,
+        },
         Err(error) => {
             complain(&error.to_string());
             ExitCode::FAILURE

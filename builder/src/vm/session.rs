@@ -24,9 +24,6 @@ use crate::chroot::wire::{self, FailureKind};
 use crate::chroot::{Leak, SessionError, leaks, worker};
 use crate::layer_files::LayerFiles;
 
-/// How long the machine may take to start and to find the root. Emulated on a busy host it takes half a minute.
-const START: Duration = Duration::from_mins(2);
-
 /// How often it is started before that is an error: an emulated machine on a busy host can miss the timer of one of its
 /// processors for ever (seen once in some twenty starts under a load of 15). Nothing was written to the disk by then.
 const STARTS: u32 = 3;
@@ -158,7 +155,7 @@ impl Session {
             let running = RunningMachine::start(machine.clone(), cancel)?;
             let stream = running.connect(0)?;
             let mut session = Self { machine: running, stream, work: work.clone(), size, layers: layers.try_clone()? };
-            match session.order(&Order::Open, "start", START, cancel) {
+            match session.order(&Order::Open, "start", runner.patience, cancel) {
                 Err(Failed(SessionError::Machine(error)))
                     if starts < STARTS && matches!(*error, VmError::Silent { .. }) =>
                 {
@@ -201,7 +198,9 @@ impl Session {
         cancel: &Cancel,
     ) -> Result<Vec<serde_json::Value>> {
         let wire::Step { mut request, sources } = step;
-        let Reply::Ready { root, archives, disk } = self.order(&Order::Step, "mount the disk", ORDER, cancel)? else {
+        let host_ports = if request.network { network::move_proxies(&mut request) } else { Vec::new() };
+        let order = Order::Step { host_ports };
+        let Reply::Ready { root, archives, disk } = self.order(&order, "mount the disk", ORDER, cancel)? else {
             return Err(VmError::Confused.into());
         };
         request.root = root.into();
@@ -214,11 +213,6 @@ impl Session {
         }
         if request.network {
             request.dns = network::resolver(&request.dns);
-        }
-        for (name, value) in request.environment.iter_mut().chain(&mut request.apt_options) {
-            if network::names_proxy(name) {
-                *value = network::proxy(value);
-            }
         }
         let limit = request.time_limit_seconds.map_or(Duration::MAX / 4, Duration::from_secs) + GRACE;
         let watch = Watch::new(&mut self.machine, cancel, "end the step", limit.min(Duration::from_hours(24 * 365)));
@@ -426,3 +420,6 @@ fn memory() -> u64 {
         .map_or(most, |kib| kib * 1024);
     (free / 2).clamp(least, most)
 }
+
+#[cfg(test)]
+mod tests;
