@@ -11,6 +11,7 @@ mod kernel_modules;
 mod link;
 mod network;
 mod package;
+mod seat;
 pub(crate) mod session;
 
 pub use appliance::ApplianceError;

@@ -1,6 +1,6 @@
 //! The builder's side of the vm runner: starts the machine, gives it orders, and keeps the chain of overlays.
 
-use std::io::{self, BufReader};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,12 +13,13 @@ use labwright_disk::read_disk::DataError;
 use labwright_guest::audit::Needles;
 use labwright_guest::client::{self, ClientError};
 use labwright_guest::frame::{self, FrameError};
-use labwright_guest::protocol::Message;
+use labwright_guest::protocol::{Message, Terminal};
 use labwright_host::{Invocation, Tool, ToolError};
 use labwright_vm::{Cache, DirectKernel, DiskFormat, Drive, Layer, Machine, NoRoom, Port, RunningMachine, Screen};
 
 use super::appliance::{self, Appliance, ApplianceError};
 use super::link::{End, Watch};
+use super::seat::Seat;
 use super::{VmRunner, network};
 use crate::chroot::wire::{self, FailureKind};
 use crate::chroot::{Leak, SessionError, leaks, worker};
@@ -214,11 +215,18 @@ impl Session {
         if request.network {
             request.dns = network::resolver(&request.dns);
         }
-        let limit = request.time_limit_seconds.map_or(Duration::MAX / 4, Duration::from_secs) + GRACE;
-        let watch = Watch::new(&mut self.machine, cancel, "end the step", limit.min(Duration::from_hours(24 * 365)));
+        let seat = match request.terminal.take() {
+            Some(Terminal::Device(path)) => Some(Seat::open(&path)?),
+            Some(Terminal::Stream(_)) | None => None,
+        };
+        request.terminal = seat.as_ref().map(|seat| Terminal::Stream(seat.size()));
+        let limit = request.time_limit_seconds.map_or(Duration::MAX, |limit| Duration::from_secs(limit) + GRACE);
+        let watch = Watch::new(&mut self.machine, cancel, "end the step", limit);
         let mut writer = End::new(&self.stream, &watch)?;
-        let mut reader = BufReader::new(End::new(&self.stream, &watch)?);
-        let outcome = client::run_step(
+        // Without a buffer: a lent terminal waits for what the stream itself has.
+        let mut reader = End::new(&self.stream, &watch)?;
+        let stream = &self.stream;
+        let outcome = client::run_step_at_terminal(
             &mut writer,
             &mut reader,
             &request,
@@ -228,8 +236,12 @@ impl Session {
                     reporter.event(Event::Output { line: line.clone() });
                 }
             },
+            &mut |words, writer, reader| match &seat {
+                Some(seat) => seat.lend(words, stream, &watch, GRACE, (writer, reader)),
+                None => Err(FrameError::Unexpected),
+            },
         );
-        // What the step says last, and then the appliance. Nothing else can be in the buffer.
+        // What the step says last, and then the appliance.
         let ended = match &outcome {
             Err(ClientError::Talk { .. } | ClientError::Ended) => Ok(()),
             _ => await_end(&mut reader),
