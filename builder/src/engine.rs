@@ -9,7 +9,7 @@ use labwright_base_images::DiskFormat;
 use labwright_core::{ByteSize, Cancel, Cancelled, Event, ImageFacts, Mask, NamedSecret, PackageFact, Reporter};
 use labwright_guest::audit::Finding;
 use labwright_guest::inventory::Inventory;
-use labwright_guest::protocol::{Bind, Report, Request};
+use labwright_guest::protocol::{Bind, Report, Request, Terminal};
 use labwright_recipes::resolved::Compression;
 
 use crate::chroot::session::Session as ChrootSession;
@@ -515,7 +515,7 @@ impl Run<'_> {
         }
         let mut request = Request::new("", step.actions.clone());
         request.network = step.network;
-        request.terminal.clone_from(&self.options.terminal);
+        request.terminal = self.options.terminal.clone().map(Terminal::Device);
         request.time_limit_seconds = Some(step.time_limit.as_secs());
         request.secrets = step.secrets.iter().filter_map(|name| secret(self.options, name).cloned()).collect();
         if step.network {

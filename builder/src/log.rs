@@ -12,6 +12,9 @@ use labwright_core::{Event, Mask, Reporter};
 /// How many lines of guest output an error repeats.
 const TAIL: usize = 15;
 
+/// How many bytes of a log are kept: a guest that prints without end must not fill the host's disk.
+const LONGEST: u64 = 256 << 20;
+
 /// How many logs of one recipe are kept.
 const KEPT: usize = 20;
 
@@ -28,7 +31,24 @@ pub(crate) struct Log<'a> {
 #[derive(Debug)]
 struct State {
     file: File,
+    room: u64,
     tail: VecDeque<String>,
+}
+
+impl State {
+    /// Adds a line, if there is room for it; the last one that is kept says that it is.
+    fn write(&mut self, line: &str) -> io::Result<()> {
+        let length = line.len() as u64 + 1;
+        if self.room == 0 {
+            return Ok(());
+        }
+        if length > self.room {
+            self.room = 0;
+            return writeln!(self.file, "labwright: this log is full, and what follows is not kept");
+        }
+        self.room -= length;
+        writeln!(self.file, "{line}")
+    }
 }
 
 impl<'a> Log<'a> {
@@ -40,7 +60,7 @@ impl<'a> Log<'a> {
         let file =
             tempfile::Builder::new().prefix(&format!("{seconds}-")).suffix(".log").rand_bytes(4).tempfile_in(dir)?;
         let (file, path) = file.keep().map_err(|error| error.error)?;
-        Ok(Self { path, inner, mask, state: Mutex::new(State { file, tail: VecDeque::new() }) })
+        Ok(Self { path, inner, mask, state: Mutex::new(State { file, room: LONGEST, tail: VecDeque::new() }) })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -80,7 +100,7 @@ impl Reporter for Log<'_> {
             Event::Progress { .. } => None,
         };
         if let Some(line) = line
-            && let Err(error) = writeln!(state.file, "{line}")
+            && let Err(error) = state.write(&line)
         {
             tracing::warn!(path = %self.path.display(), %error, "could not write the build log");
         }
@@ -122,6 +142,19 @@ mod tests {
         assert!(text.starts_with("== packages\nline 0\n"), "{text}");
         assert_eq!(log.tail().len(), TAIL);
         assert_eq!(log.tail().last().unwrap(), "line 29");
+    }
+
+    #[test]
+    fn a_log_has_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::create(dir.path(), &Quiet, Mask::default()).unwrap();
+        log.state.lock().unwrap().room = 20;
+        for number in 0..9 {
+            log.event(Event::Output { line: format!("line {number}") });
+        }
+        let text = fs_err::read_to_string(log.path()).unwrap();
+        assert_eq!(text, "line 0\nline 1\nlabwright: this log is full, and what follows is not kept\n");
+        assert_eq!(log.tail().last().unwrap(), "line 8");
     }
 
     #[test]

@@ -46,13 +46,14 @@ runcmd:
     )
 }
 
-fn can_emulate() -> bool {
+/// Whether the vm runner works here.
+pub(crate) fn can_emulate() -> bool {
     has("qemu", ["qemu-system-x86_64", "qemu-img", "mke2fs"].iter().all(|tool| installed(tool)))
         && has("apt", ["apt-get", "apt-cache"].iter().all(|tool| installed(tool)))
 }
 
 /// Gives a home the kernel that an earlier test fetched, or keeps the one that this test did.
-fn share_kernel(home: &Path) {
+pub(crate) fn share_kernel(home: &Path) {
     let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("appliance");
     let own = home.join("appliance");
     let (from, to) = if own.exists() { (&own, &shared) } else { (&shared, &own) };
@@ -66,6 +67,11 @@ fn share_kernel(home: &Path) {
 
 /// Runs the program as a user who may do nothing, not even use /dev/kvm.
 fn as_nobody(world: &World, args: &[&str]) -> labwright_tests::Said {
+    said(&mut nobody(world, args))
+}
+
+/// The program, run by that user.
+pub(crate) fn nobody(world: &World, args: &[&str]) -> Command {
     let own = world.lab.path().join("labwright");
     if !own.exists() {
         fs_err::copy(program(), &own).unwrap();
@@ -76,7 +82,7 @@ fn as_nobody(world: &World, args: &[&str]) -> labwright_tests::Said {
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]);
     command.arg(&own).args(args).current_dir(world.lab.path()).env_clear();
     command.env("LABWRIGHT_HOME", world.home()).env("PATH", "/usr/bin:/bin");
-    said(&mut command)
+    command
 }
 
 /// Everything that a tree of files is, without its times.

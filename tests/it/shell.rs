@@ -11,9 +11,11 @@ use labwright_tests::program;
 use rustix::pty::OpenptFlags;
 use rustix::termios::LocalModes;
 
+use crate::runners::{can_emulate, share_kernel};
 use crate::world::{World, can_build, files};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+/// An emulated machine on a busy host may start twice.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A build at a pseudo-terminal.
 struct Seat {
@@ -27,14 +29,17 @@ struct Seat {
 
 impl Seat {
     #[expect(clippy::disallowed_methods, reason = "assert_cmd gives no terminal")]
-    fn take(world: &World) -> Self {
+    fn take(world: &World, runner: &str) -> Self {
         let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         rustix::pty::unlockpt(&master).unwrap();
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         let size = rustix::termios::Winsize { ws_row: 31, ws_col: 97, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&slave, size).unwrap();
         let mut command = std::process::Command::new(program());
-        command.args(["build", "--on-error", "shell", "r"]).current_dir(world.lab.path()).env_clear();
+        command
+            .args(["build", "--runner", runner, "--on-error", "shell", "r"])
+            .current_dir(world.lab.path())
+            .env_clear();
         command.env("LABWRIGHT_HOME", world.home()).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave.try_clone().unwrap());
         let build = command.spawn().unwrap();
@@ -81,9 +86,19 @@ impl Seat {
 
 #[test]
 fn build_opens_a_shell_in_the_failing_state() {
-    if !can_build() {
-        return;
+    if can_build() {
+        opens_a_shell("chroot");
     }
+}
+
+#[test]
+fn machine_opens_a_shell_in_the_failing_state() {
+    if can_build() && can_emulate() {
+        opens_a_shell("vm");
+    }
+}
+
+fn opens_a_shell(runner: &str) {
     let body = |end: &str| {
         format!(
             "users: [{{name: student}}]\n\
@@ -91,7 +106,8 @@ fn build_opens_a_shell_in_the_failing_state() {
         )
     };
     let world = World::new("failing", &body("exit 3"));
-    let mut seat = Seat::take(&world);
+    share_kernel(&world.home());
+    let mut seat = Seat::take(&world, runner);
     let before = seat.wait_for("Leave it with `exit` or Ctrl-D");
     assert!(before.contains("the last words\r\n"), "{before}");
     assert!(before.contains("ended with exit status 3"), "{before}");
@@ -102,6 +118,15 @@ fn build_opens_a_shell_in_the_failing_state() {
     let answer = seat.ask("grep -l 1234 /proc/[0-9]*/cmdline; head -c 50 /usr/sbin/policy-rc.d; ls /home /work");
     assert!(answer.contains("labwright: only while a step runs"), "{answer}");
     assert!(answer.contains("/cmdline\r\n") && answer.contains("student\r\n"), "{answer}");
+    // Much in both directions at once, and a terminal that changes its size.
+    let much = "x".repeat(3000);
+    let answer = seat.ask(&format!("seq 1 20000; echo {much} | wc -c"));
+    assert!(answer.contains("\r\n20000\r\n3001\r\n"), "{answer}");
+    let size = rustix::termios::Winsize { ws_row: 20, ws_col: 70, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&seat.slave, size).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let answer = seat.ask("stty size");
+    assert!(answer.contains("20 70\r\n"), "{answer}");
     // Ctrl-C ends what runs in the shell and not the build.
     seat.keys.write_all(b"sleep 1000\r").unwrap();
     seat.wait_for("sleep 1000");
@@ -117,14 +142,14 @@ fn build_opens_a_shell_in_the_failing_state() {
     world.assert_nothing_left("a shell that was left");
 
     // A build that is killed while somebody is in the shell leaves nothing either.
-    let mut seat = Seat::take(&world);
+    let mut seat = Seat::take(&world, runner);
     seat.wait_for("Leave it with `exit` or Ctrl-D");
     seat.build.kill().unwrap();
     seat.build.wait().unwrap();
     world.assert_nothing_left("a killed build with a shell");
 
     // And one that is asked to stop puts the terminal back.
-    let mut seat = Seat::take(&world);
+    let mut seat = Seat::take(&world, runner);
     seat.wait_for("Leave it with `exit` or Ctrl-D");
     seat.ask("true");
     let pid = rustix::process::Pid::from_child(&seat.build);
@@ -135,7 +160,7 @@ fn build_opens_a_shell_in_the_failing_state() {
 
     // The next build goes on behind the last good step.
     world.recipe(&body("true"));
-    let answer = world.build_well(&[]);
+    let answer = world.build_well(&["--runner", runner]);
     let cached: Vec<_> = answer["steps"].as_array().unwrap().iter().map(|step| step["cached"] == true).collect();
     assert_eq!(cached, [true, false, false]);
     assert_eq!(world.disk(&files(&world.home().join("disks"))[0]).read("/opt/half"), "half\n");

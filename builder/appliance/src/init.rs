@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::fs::File;
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, Stdio};
 
 use labwright_disk::filesystem::FilesystemError;
@@ -12,6 +13,7 @@ use labwright_disk::online::OnlineError;
 use labwright_disk::table::TableError;
 use labwright_guest::frame::{self, FrameError};
 use labwright_guest::free_space::FreeSpaceError;
+use labwright_guest::protocol::{Failure, Message};
 
 use crate::disk::{Disk, Scratch, TARGET};
 use crate::machine::{self, Modules};
@@ -139,7 +141,10 @@ fn carry_out(
             Ok(Reply::Opened { root: opened.root_size(), keeps_deleted: opened.keeps_deleted() })
         }
         Order::Grow => disk.as_mut().ok_or(Error::Closed)?.grow().map(|()| Reply::Done),
-        Order::Step => {
+        Order::Step { host_ports } => {
+            for port in host_ports {
+                network::allow(*port).doing(|| format!("let the step reach port {port} of the host"))?;
+            }
             let disk = disk.as_mut().ok_or(Error::Closed)?;
             disk.mount()?;
             step(&disk.info()?, scratch, port).map(|()| Reply::StepEnded)
@@ -163,8 +168,23 @@ fn step(disk: &labwright_guest::protocol::DiskInfo, scratch: &Scratch, port: &mu
     command.arg("step").env_clear().stdin(end()?).stdout(end()?);
     let status = command.status().doing(|| "start the guest program".to_owned())?;
     if !status.success() {
-        // Its failure was told in the protocol; a signal was not.
         complain(&format!("the guest program ended with {status}"));
     }
+    if let Some(signal) = status.signal() {
+        // Every other failure was told by itself.
+        frame::write_json(port, &Message::Failed(gone(signal)))?;
+    }
     Ok(())
+}
+
+/// What the guest program cannot say any more.
+fn gone(signal: i32) -> Failure {
+    Failure {
+        index: None,
+        reason: format!("the guest program was ended by signal {signal}, as happens when memory runs out"),
+        exit_status: None,
+        signal: Some(signal),
+        time_limit_seconds: None,
+        last_lines: Vec::new(),
+    }
 }

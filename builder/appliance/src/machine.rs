@@ -17,6 +17,10 @@ use crate::{MODULES, ModuleSet, PORT};
 /// How long a device may take to appear once its driver is loaded.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// How many processes and threads there may be, the kernel's own among them: as many as a step of the chroot runner may
+/// have. A step that starts one after the other fails then, where the machine would stand still.
+const THREADS: &str = "2048";
+
 /// The kernel's modules, in a directory that has no path any more.
 #[derive(Debug)]
 pub(crate) struct Modules(OwnedFd);
@@ -65,6 +69,8 @@ pub(crate) fn prepare() -> Result<Modules, Error> {
     rustix::process::chroot(".").doing(moved)?;
     rustix::process::chdir("/").doing(moved)?;
     modules.load(ModuleSet::Machine)?;
+    let limit = Path::new("/proc/sys/kernel/threads-max");
+    fs_err::write(limit, THREADS).doing(|| format!("write {}", limit.display()))?;
     Ok(modules)
 }
 

@@ -13,7 +13,10 @@ pub enum Order {
     Grow,
     /// Mounts the root and lets the guest program do a step: behind [`Reply::Ready`], the port speaks its protocol until
     /// [`Reply::StepEnded`].
-    Step,
+    Step {
+        /// TCP ports on the host's loopback address that the step may reach: proxies. All others are refused.
+        host_ports: Vec<u16>,
+    },
     /// Makes sure that everything is on the disk, and lets go of it.
     Commit {
         /// Whether what the file system has freed is erased as well: behind the last step.

@@ -5,9 +5,9 @@ use std::io::{self, Read, Write};
 use labwright_core::PackageFact;
 
 use crate::audit::Finding;
-use crate::frame::{self, FrameError};
+use crate::frame::{self, Frame, FrameError};
 use crate::inventory::Inventory;
-use crate::protocol::{Failure, FileEnd, Message, Report, Request};
+use crate::protocol::{Failure, FileEnd, Message, Report, Request, Seat};
 use crate::seal::SealReport;
 
 /// What a step found out.
@@ -83,6 +83,34 @@ pub fn run_step(
     open_file: &mut dyn FnMut(usize) -> io::Result<Box<dyn Read>>,
     on_message: &mut dyn FnMut(&Message),
 ) -> Result<Outcome, ClientError> {
+    // Nobody sits there: the shell is left at once.
+    let mut nobody = |_: &str, writer: &mut dyn Write, reader: &mut dyn Read| {
+        frame::write_json(writer, &Seat::Left)?;
+        loop {
+            if let Frame::Json(json) = frame::read(reader)?
+                && matches!(serde_json::from_slice(&json), Ok(Message::ShellClosed))
+            {
+                return Ok(());
+            }
+        }
+    };
+    run_step_at_terminal(writer, reader, request, open_file, on_message, &mut nobody)
+}
+
+/// Lends a person's terminal to a shell: gets the lines for the person, and the streams to and from the guest.
+pub type LendTerminal<'a> = dyn FnMut(&str, &mut dyn Write, &mut dyn Read) -> Result<(), FrameError> + 'a;
+
+/// As [`run_step`], for a request with [`Terminal::Stream`](crate::protocol::Terminal::Stream): `lend_terminal` gets what
+/// [`Message::ShellOpened`] says and both streams. It carries what is typed and shown until [`Message::ShellClosed`], and
+/// says [`Seat::Left`] once.
+pub fn run_step_at_terminal(
+    writer: &mut dyn Write,
+    reader: &mut dyn Read,
+    request: &Request,
+    open_file: &mut dyn FnMut(usize) -> io::Result<Box<dyn Read>>,
+    on_message: &mut dyn FnMut(&Message),
+    lend_terminal: &mut LendTerminal<'_>,
+) -> Result<Outcome, ClientError> {
     let sizes = request.file_sizes();
     frame::write_json(writer, request)?;
     writer.flush().map_err(FrameError::from)?;
@@ -101,7 +129,13 @@ pub fn run_step(
             Message::Report(Report::Inventory(more)) => outcome.inventory.get_or_insert_default().extend(more),
             Message::Failed(failure) => return Err(ClientError::Failed(failure)),
             Message::Done => return Ok(outcome),
-            Message::ActionStarted { .. } | Message::ActionFinished { .. } | Message::Output { .. } => {}
+            Message::ShellOpened { words } => lend_terminal(&words, writer, reader)?,
+            Message::ActionStarted { .. }
+            | Message::ActionFinished { .. }
+            | Message::Output { .. }
+            // Nobody waits for them outside a shell.
+            | Message::ShellTook
+            | Message::ShellClosed => {}
         }
     }
 }
@@ -149,7 +183,6 @@ mod tests {
     use labwright_core::GuestPath;
 
     use super::*;
-    use crate::frame::Frame;
     use crate::protocol::{Action, Owner};
 
     fn request(size: u64) -> Request {
@@ -202,6 +235,21 @@ mod tests {
             let text = String::from_utf8_lossy(&sent);
             assert!(text.contains(r#"{"abort":{"reason":"file 0 for the guest changed"#), "{text}");
         }
+    }
+
+    #[test]
+    fn a_shell_that_nobody_can_see_is_left_at_once() {
+        let opened = Message::ShellOpened { words: "look".to_owned() };
+        let mut said = answers(&[opened]);
+        frame::write_data(&mut said, b"$ ").unwrap();
+        said.extend(answers(&[Message::ShellClosed, Message::Done]));
+        let mut sent = Vec::new();
+        let mut none = |_: usize| -> io::Result<Box<dyn Read>> { Ok(Box::new(&b""[..])) };
+        run_step(&mut sent, &mut &said[..], &request(0), &mut none, &mut |_| {}).unwrap();
+        let mut sent = &sent[..];
+        assert_eq!(frame::read_json::<Request>(&mut sent).unwrap(), request(0));
+        assert_eq!(frame::read_json::<Seat>(&mut sent).unwrap(), Seat::Left);
+        assert!(sent.is_empty());
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub(crate) enum StepError {
     Exit { program: String, status: i32 },
     #[error("`{program}` was ended by signal {signal}")]
     Signal { program: String, signal: i32 },
+    #[error("the guest program was ended by signal {signal}, as happens when memory runs out")]
+    Gone { signal: i32 },
     #[error("the time limit of {seconds} s is over")]
     TimeLimit { seconds: u64 },
     #[error("there is no user `{name}` in the guest")]

@@ -1,6 +1,7 @@
 //! The program `labwright-guest`: what its two roles do.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -54,12 +55,11 @@ fn step() -> ExitCode {
     }
     match child.wait() {
         Ok(status) if status.success() => ExitCode::SUCCESS,
-        Ok(status) => {
-            if status.code().is_none() {
-                complain(&format!("the step's first process ended with {status}"));
-            }
-            ExitCode::FAILURE
-        }
+        // It could not tell by itself.
+        Ok(status) => match status.signal() {
+            Some(signal) => fail_early(&StepError::Gone { signal }),
+            None => ExitCode::FAILURE,
+        },
         Err(error) => {
             complain(&error.to_string());
             ExitCode::FAILURE
@@ -130,7 +130,7 @@ fn run(session: &mut Session, request: &Request) -> Result<(), Failed> {
     session.limit(request.time_limit_seconds, &request.environment);
     session.hide(Mask::new(request.secrets.iter().map(|secret| &secret.value)));
     rustix::process::setsid().to("leave the host's session").map_err(early)?;
-    session.terminal = request.terminal.as_deref().map(shell::open_terminal).transpose().map_err(early)?;
+    session.seat = request.terminal.as_ref().map(shell::Seat::take).transpose().map_err(early)?;
     space::keep_descriptors_to_ourselves().map_err(early)?;
     let bare = space::enter(request).map_err(early)?;
     space::scope_sockets().map_err(early)?;
@@ -230,11 +230,12 @@ fn beginning(command: &Command) -> String {
 }
 
 /// Opens a shell in the failing state, if that was asked for.
-fn offer_shell(session: &Session, error: &StepError) {
+fn offer_shell(session: &mut Session, error: &StepError) {
     // A host that cannot be talked to is not there any more.
-    if let Some(terminal) = &session.terminal
-        && !matches!(error.innermost(), StepError::Talk(_))
-        && let Err(trouble) = shell::offer(session, terminal, &error.chain())
+    if !matches!(error.innermost(), StepError::Talk(_))
+        && let Some(seat) = session.seat.take()
+        && let reason = session.masked(&error.chain())
+        && let Err(trouble) = shell::offer(session, seat, &reason)
     {
         // The step's own failure is the one to tell in the protocol.
         complain(&format!("could not offer a shell: {}", trouble.chain()));

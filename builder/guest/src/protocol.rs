@@ -46,10 +46,10 @@ pub struct Request {
     /// The disk as boot loaders should see it. Without it a grub in the image asks the host's devices and fails.
     #[serde(default)]
     pub disk: Option<DiskInfo>,
-    /// The host's terminal (`/dev/pts/3`) on which a person gets a shell when an action fails, before anything is put
-    /// back. The time limit does not count while they are in it.
+    /// Where a person gets a shell when an action fails, before anything is put back. The time limit does not count
+    /// while they are in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub terminal: Option<PathBuf>,
+    pub terminal: Option<Terminal>,
     /// What to do, in this order. [`Action::Seal`] and [`Action::Audit`] stand alone.
     pub actions: Vec<Action>,
 }
@@ -78,6 +78,42 @@ impl Request {
         self.actions.iter().flat_map(Action::file_sizes).collect()
     }
 }
+
+/// The terminal of a person at the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Terminal {
+    /// A device (`/dev/pts/3`), for a guest program on the host itself, which opens it.
+    Device(PathBuf),
+    /// At the other end of the protocol's streams: from [`Message::ShellOpened`] to [`Message::ShellClosed`] data frames
+    /// are what is shown, and to the guest what is typed.
+    Stream(WindowSize),
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
+/// What the host says, beside the data frames of what is typed, while a shell is open.
+///
+/// It sends one piece of at most [`TYPED_PIECE`] bytes and waits for [`Message::ShellTook`]: so its writing never waits
+/// for a guest that waits for the host to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Seat {
+    /// The terminal has another size now.
+    Resized(WindowSize),
+    /// Nothing more comes from the terminal: the person has gone, or the shell has. Always the host's last word.
+    Left,
+}
+
+/// The most bytes that are typed at once; any stream takes as many without being read.
+pub const TYPED_PIECE: usize = 1024;
 
 /// A file or directory of the host that a step sees.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -358,6 +394,15 @@ pub enum Message {
     },
     /// A fact that an action found out.
     Report(Report),
+    /// A shell is open in the failing state; see [`Terminal::Stream`].
+    ShellOpened {
+        /// Why, and how to leave it: lines for the person.
+        words: String,
+    },
+    /// The shell has what was typed: the next piece may come.
+    ShellTook,
+    /// The shell has ended, and nothing more of it comes. The host answers with [`Seat::Left`], unless it has said so.
+    ShellClosed,
     /// An action is done.
     ActionFinished {
         /// Its place in the request.

@@ -1,7 +1,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use labwright_core::Mask;
@@ -11,6 +11,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus};
 use crate::error::{Doing, StepError};
 use crate::frame::{self, Frame, FrameError};
 use crate::protocol::{FileEnd, Message};
+use crate::shell::Seat;
 
 /// How many lines a failure tells.
 const LAST_LINES: usize = 20;
@@ -35,8 +36,8 @@ pub(crate) struct Session {
     mask: Mask,
     last_lines: VecDeque<String>,
     next_file: usize,
-    /// The host's terminal, if a shell is to be offered when an action fails.
-    pub(crate) terminal: Option<OwnedFd>,
+    /// Where a shell is to be offered when an action fails.
+    pub(crate) seat: Option<Seat>,
 }
 
 /// A program to run.
@@ -80,7 +81,7 @@ impl Session {
             mask: Mask::default(),
             last_lines: VecDeque::new(),
             next_file: 0,
-            terminal: None,
+            seat: None,
         }
     }
 
@@ -113,6 +114,23 @@ impl Session {
         frame::write_json(&mut self.writer, message)?;
         self.writer.flush().map_err(FrameError::from)?;
         Ok(())
+    }
+
+    /// Sends bytes of a shell's terminal.
+    pub(crate) fn show(&mut self, bytes: &[u8]) -> Result<(), StepError> {
+        frame::write_data(&mut self.writer, bytes)?;
+        self.writer.flush().map_err(FrameError::from)?;
+        Ok(())
+    }
+
+    /// The next frame of the host.
+    pub(crate) fn hear(&mut self) -> Result<Frame, FrameError> {
+        frame::read(&mut self.reader)
+    }
+
+    /// The stream from the host, to wait for; none if there is something in it that was read ahead.
+    pub(crate) fn silent_input(&self) -> Option<BorrowedFd<'_>> {
+        self.reader.buffer().is_empty().then(|| self.reader.get_ref().as_fd())
     }
 
     pub(crate) fn forget_lines(&mut self) {

@@ -28,7 +28,8 @@ pub(crate) struct Watch<'a> {
     /// What is being waited for, as in "did not …".
     what: &'static str,
     limit: Duration,
-    end: Instant,
+    /// When waiting ends; none: not by the clock.
+    end: Option<Instant>,
     /// Why the stream was given up.
     stopped: Option<VmError>,
 }
@@ -40,7 +41,14 @@ impl<'a> Watch<'a> {
         what: &'static str,
         limit: Duration,
     ) -> Rc<RefCell<Self>> {
-        Rc::new(RefCell::new(Self { machine, cancel, what, limit, end: Instant::now() + limit, stopped: None }))
+        Rc::new(RefCell::new(Self {
+            machine,
+            cancel,
+            what,
+            limit,
+            end: Instant::now().checked_add(limit),
+            stopped: None,
+        }))
     }
 
     /// Why the stream was given up, or broke: a machine that ends closes it a moment before.
@@ -60,10 +68,16 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// Waits for `limit` from now on, whatever was said before.
+    pub(crate) fn begin_anew(&mut self, limit: Duration) {
+        self.limit = limit;
+        self.end = Instant::now().checked_add(limit);
+    }
+
     fn check(&mut self) -> Result<(), VmError> {
         self.cancel.check()?;
         self.machine.check()?;
-        if Instant::now() > self.end {
+        if self.end.is_some_and(|end| Instant::now() > end) {
             let console = self.machine.console_tail(CONSOLE_LINES);
             return Err(VmError::Silent { what: self.what, seconds: self.limit.as_secs(), console });
         }
@@ -71,7 +85,7 @@ impl<'a> Watch<'a> {
     }
 
     /// An error for the caller of `read` or `write`; the reason is kept.
-    fn go_on(&mut self) -> io::Result<()> {
+    pub(crate) fn go_on(&mut self) -> io::Result<()> {
         self.check().map_err(|error| {
             let text = io::Error::other(error.to_string());
             self.stopped = Some(error);

@@ -11,6 +11,7 @@ mod kernel_modules;
 mod link;
 mod network;
 mod package;
+mod seat;
 pub(crate) mod session;
 
 pub use appliance::ApplianceError;
@@ -25,4 +26,11 @@ pub struct VmRunner {
     pub kernel: Option<std::path::PathBuf>,
     /// The directory in which kernels are kept, by digest.
     pub appliance_dir: std::path::PathBuf,
+    /// How long a machine may take to start and to find the root, before it is started again; see [`VmRunner::PATIENCE`].
+    pub patience: std::time::Duration,
+}
+
+impl VmRunner {
+    /// Emulated on a busy host, a machine takes half a minute to start.
+    pub const PATIENCE: std::time::Duration = std::time::Duration::from_mins(2);
 }

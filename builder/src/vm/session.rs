@@ -1,6 +1,6 @@
 //! The builder's side of the vm runner: starts the machine, gives it orders, and keeps the chain of overlays.
 
-use std::io::{self, BufReader};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,19 +13,17 @@ use labwright_disk::read_disk::DataError;
 use labwright_guest::audit::Needles;
 use labwright_guest::client::{self, ClientError};
 use labwright_guest::frame::{self, FrameError};
-use labwright_guest::protocol::Message;
+use labwright_guest::protocol::{Message, Terminal};
 use labwright_host::{Invocation, Tool, ToolError};
 use labwright_vm::{Cache, DirectKernel, DiskFormat, Drive, Layer, Machine, NoRoom, Port, RunningMachine, Screen};
 
 use super::appliance::{self, Appliance, ApplianceError};
 use super::link::{End, Watch};
+use super::seat::Seat;
 use super::{VmRunner, network};
 use crate::chroot::wire::{self, FailureKind};
 use crate::chroot::{Leak, SessionError, leaks, worker};
 use crate::layer_files::LayerFiles;
-
-/// How long the machine may take to start and to find the root. Emulated on a busy host it takes half a minute.
-const START: Duration = Duration::from_mins(2);
 
 /// How often it is started before that is an error: an emulated machine on a busy host can miss the timer of one of its
 /// processors for ever (seen once in some twenty starts under a load of 15). Nothing was written to the disk by then.
@@ -158,7 +156,7 @@ impl Session {
             let running = RunningMachine::start(machine.clone(), cancel)?;
             let stream = running.connect(0)?;
             let mut session = Self { machine: running, stream, work: work.clone(), size, layers: layers.try_clone()? };
-            match session.order(&Order::Open, "start", START, cancel) {
+            match session.order(&Order::Open, "start", runner.patience, cancel) {
                 Err(Failed(SessionError::Machine(error)))
                     if starts < STARTS && matches!(*error, VmError::Silent { .. }) =>
                 {
@@ -201,7 +199,9 @@ impl Session {
         cancel: &Cancel,
     ) -> Result<Vec<serde_json::Value>> {
         let wire::Step { mut request, sources } = step;
-        let Reply::Ready { root, archives, disk } = self.order(&Order::Step, "mount the disk", ORDER, cancel)? else {
+        let host_ports = if request.network { network::move_proxies(&mut request) } else { Vec::new() };
+        let order = Order::Step { host_ports };
+        let Reply::Ready { root, archives, disk } = self.order(&order, "mount the disk", ORDER, cancel)? else {
             return Err(VmError::Confused.into());
         };
         request.root = root.into();
@@ -215,16 +215,18 @@ impl Session {
         if request.network {
             request.dns = network::resolver(&request.dns);
         }
-        for (name, value) in request.environment.iter_mut().chain(&mut request.apt_options) {
-            if network::names_proxy(name) {
-                *value = network::proxy(value);
-            }
-        }
-        let limit = request.time_limit_seconds.map_or(Duration::MAX / 4, Duration::from_secs) + GRACE;
-        let watch = Watch::new(&mut self.machine, cancel, "end the step", limit.min(Duration::from_hours(24 * 365)));
+        let seat = match request.terminal.take() {
+            Some(Terminal::Device(path)) => Some(Seat::open(&path)?),
+            Some(Terminal::Stream(_)) | None => None,
+        };
+        request.terminal = seat.as_ref().map(|seat| Terminal::Stream(seat.size()));
+        let limit = request.time_limit_seconds.map_or(Duration::MAX, |limit| Duration::from_secs(limit) + GRACE);
+        let watch = Watch::new(&mut self.machine, cancel, "end the step", limit);
         let mut writer = End::new(&self.stream, &watch)?;
-        let mut reader = BufReader::new(End::new(&self.stream, &watch)?);
-        let outcome = client::run_step(
+        // Without a buffer: a lent terminal waits for what the stream itself has.
+        let mut reader = End::new(&self.stream, &watch)?;
+        let stream = &self.stream;
+        let outcome = client::run_step_at_terminal(
             &mut writer,
             &mut reader,
             &request,
@@ -234,8 +236,12 @@ impl Session {
                     reporter.event(Event::Output { line: line.clone() });
                 }
             },
+            &mut |words, writer, reader| match &seat {
+                Some(seat) => seat.lend(words, stream, &watch, GRACE, (writer, reader)),
+                None => Err(FrameError::Unexpected),
+            },
         );
-        // What the step says last, and then the appliance. Nothing else can be in the buffer.
+        // What the step says last, and then the appliance.
         let ended = match &outcome {
             Err(ClientError::Talk { .. } | ClientError::Ended) => Ok(()),
             _ => await_end(&mut reader),
@@ -426,3 +432,6 @@ fn memory() -> u64 {
         .map_or(most, |kib| kib * 1024);
     (free / 2).clamp(least, most)
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,6 +39,8 @@ impl Machine {
             argv.option("-blockdev", firmware_node("firmware-vars", vars, false).to_string());
         }
         if let Some(kernel) = &self.kernel {
+            // A machine that serves a program of ours has nothing to say after a restart of its own.
+            argv.flag("-no-reboot");
             argv.option("-kernel", text(&kernel.kernel));
             if let Some(initrd) = &kernel.initrd {
                 argv.option("-initrd", text(initrd));

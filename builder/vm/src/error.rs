@@ -33,8 +33,8 @@ pub enum VmError {
     /// QEMU did not start.
     #[error(transparent)]
     Tool(#[from] ToolError),
-    /// QEMU ended before it should.
-    #[error("the machine ended before it was ready{}", tail(console))]
+    /// QEMU ended, or the guest switched the machine off.
+    #[error("the machine ended by itself{}", tail(console))]
     Ended {
         /// The last lines of its console.
         console: String,

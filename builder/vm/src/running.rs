@@ -323,7 +323,7 @@ mod tests {
         let error = running.wait_ready(port, "/", Duration::from_secs(30), &Cancel::new()).unwrap_err();
         let text = error.to_string();
         assert!(matches!(error, VmError::Ended { .. }), "{error:?}");
-        assert_eq!(text, "the machine ended before it was ready; the end of its console:\nthe last words");
+        assert_eq!(text, "the machine ended by itself; the end of its console:\nthe last words");
         assert!(matches!(running.qmp().execute("query-status", Value::Null), Err(QmpError::Closed { .. })));
         running.powerdown(Duration::from_secs(1)).unwrap();
     }

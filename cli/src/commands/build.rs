@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use labwright_builder::{Artifact, BuildOptions, Builder, Plan, Runner};
+use labwright_builder::{Artifact, BuildOptions, Builder, Plan};
 use labwright_core::{Arch, Digest, ImageFacts};
 use labwright_recipes::{Feature, Loaded};
 use labwright_registry::{Descriptor, Layout, artifacts, attach, container_disk, media_type, rfc3339};
@@ -96,10 +96,6 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
     let runner = runner::choose(args.runner, args.appliance_kernel.as_deref(), arch, context)?;
-    if terminal.is_some() && matches!(runner, Runner::Vm(_)) {
-        return Err(CommandError::sentence(Kind::Usage, "`--on-error shell` works with the chroot runner only")
-            .hint("run it as root with `--runner chroot`"));
-    }
     let options = BuildOptions {
         from: args.from,
         everything: args.no_cache,

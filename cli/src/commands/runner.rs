@@ -54,6 +54,7 @@ fn machine(kernel: Option<&Path>, arch: Arch, context: &Context<'_>) -> Result<(
         Accelerator::Kvm => "with KVM".to_owned(),
         Accelerator::Tcg => format!("emulated, which takes several times as long: {reason}"),
     };
-    let runner = VmRunner { accelerator, kernel: kernel.map(Path::to_owned), appliance_dir };
+    let runner =
+        VmRunner { accelerator, kernel: kernel.map(Path::to_owned), appliance_dir, patience: VmRunner::PATIENCE };
     Ok((Runner::Vm(runner), how))
 }
