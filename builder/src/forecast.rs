@@ -6,7 +6,7 @@ use std::path::Path;
 use labwright_core::Digest;
 use serde::Serialize;
 
-use crate::engine::BuildError;
+use crate::build_error::BuildError;
 use crate::guest_program;
 use crate::history::{History, PastStep};
 use crate::home;

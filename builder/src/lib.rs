@@ -22,6 +22,7 @@
 //! ```
 
 mod apt;
+mod build_error;
 mod chroot;
 mod dns;
 mod engine;
@@ -36,14 +37,16 @@ mod layers;
 mod log;
 mod plan;
 mod provenance;
+mod run;
 mod runner;
 mod sbom;
 mod sources;
 mod vm;
 mod workdir;
 
+pub use build_error::{AuditError, BuildError};
 pub use chroot::{FailureKind, Leak, SessionError, run_if_asked as run_worker_if_asked};
-pub use engine::{Artifact, AuditError, BuildError, BuildOptions, Builder, DiskToAudit};
+pub use engine::{Artifact, BuildOptions, Builder, DiskToAudit};
 pub use forecast::{Forecast, Known, Reason, Size, SizeFrom, StepForecast, forecast};
 pub use home::{Home, HomeError};
 pub use key::Key;

@@ -266,6 +266,11 @@ impl Plan {
         &self.steps
     }
 
+    /// The keys of the steps, in order.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        self.steps.iter().map(|step| step.key.clone()).collect()
+    }
+
     /// The architecture.
     pub fn arch(&self) -> Arch {
         self.arch
