@@ -74,14 +74,16 @@ impl<'a> Bases<'a> {
             }
             resolved::Base::Catalogue(name) => {
                 let (path, mut lock) = lock_of(loaded)?;
+                let before = lock.clone();
                 let base = self.catalogue(find_entry(name)?, arch, &mut lock, pins)?;
-                lock.save(&path)?;
+                lock.save_pins(&path, &before)?;
                 Ok(base)
             }
             resolved::Base::Image(image) => {
                 let (path, mut lock) = lock_of(loaded)?;
+                let before = lock.clone();
                 let base = self.image(image, arch, &mut lock, pins)?;
-                lock.save(&path)?;
+                lock.save_pins(&path, &before)?;
                 Ok(base)
             }
             resolved::Base::Recipe(_) => Err(CommandError::sentence(Kind::Bug, "the base was not refused in time")),
