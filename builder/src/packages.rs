@@ -180,19 +180,21 @@ mod tests {
     fn a_lock_is_for_what_was_asked_for_in_whatever_order() {
         let mut first = asked(&["git", "vim"]);
         assert_eq!((first.state(), first.order(Frozen::No)), (LockState::Missing, None));
-        first.installed(vec![package("vim", "1"), package("git", "1"), package("less", "1")]);
+        first.installed(vec![package("vim", "1"), package("git", "1"), package("git-man", "1"), package("less", "1")]);
         let lock = first.lock().unwrap();
+        let key = first.describe();
         let rule = |packages: &Packages, frozen| packages.order(frozen).map(|order| order.rule);
 
         let mut same = asked(&["vim", "git", "vim"]);
         same.use_lock(&lock);
         assert_eq!((same.state(), &same.lock()), (LockState::Locked, &Some(lock.clone())));
+        assert_eq!(same.describe(), key, "the next build finds the layer of the first");
         assert_eq!(rule(&same, Frozen::No), Some(LockRule::Keep));
         assert_eq!(rule(&same, Frozen::Yes), Some(LockRule::Only));
         // Another base lacks one more package, and has one already.
         same.installed(vec![package("less", "1"), package("pager", "1")]);
         let names: Vec<_> = same.lock().unwrap().packages().iter().map(|one| one.name().to_owned()).collect();
-        assert_eq!(names, ["git", "less", "pager", "vim"]);
+        assert_eq!(names, ["git", "git-man", "less", "pager", "vim"]);
 
         let mut other = asked(&["vim"]);
         other.use_lock(&lock);

@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
         let mut parent = found.last().map_or_else(|| self.base_id(), |layer| layer.id.clone());
         let mut session = self.open(work, found, &top, self.plan.levels[level].size)?;
         for at in found.len()..self.plan.levels[level].end {
-            let mut lock = self.lock(&self.plan.steps[at])?;
+            let mut locks = vec![self.lock(&self.plan.steps[at])?];
             if self.recall(at)? || self.layers.find(&self.plan.steps[at].key, &parent)?.is_some() {
                 return Ok(None);
             }
@@ -130,7 +130,8 @@ impl<'a> Run<'a> {
             let reports = self.run_step(&mut session, &self.plan.steps[at])?;
             self.tell(&reports);
             if self.settle(at, &reports)? {
-                lock = self.lock(&self.plan.steps[at])?;
+                // Whoever waits for the first one looks for this layer.
+                locks.push(self.lock(&self.plan.steps[at])?);
                 if self.layers.find(&self.plan.steps[at].key, &parent)?.is_some() {
                     return Ok(None);
                 }
@@ -153,7 +154,7 @@ impl<'a> Run<'a> {
                 reports,
             };
             storing.push(scope.spawn(move || {
-                let _until_it_is_a_layer = lock;
+                let _until_it_is_a_layer = locks;
                 layers.store(finished, cancel)
             }));
             top = next;

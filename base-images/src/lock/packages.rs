@@ -31,10 +31,12 @@ impl PackageLock {
         &self.request
     }
 
-    /// The packages, by name and architecture.
+    /// The packages, in the order of [`LockedPackage`], which is not that of the file.
     pub fn packages(&self) -> Vec<LockedPackage> {
         let read = |(package, version): (&String, &String)| LockedPackage::from_entry(package, version);
-        self.packages.0.iter().filter_map(|entry| read(entry).ok()).collect()
+        let mut packages: Vec<LockedPackage> = self.packages.0.iter().filter_map(|entry| read(entry).ok()).collect();
+        packages.sort();
+        packages
     }
 }
 
