@@ -54,7 +54,8 @@ impl Archive {
         }
         let path = self.dir.join("Packages");
         fs_err::write(&path, &index).unwrap();
-        let release = format!("Suite: test\nSHA256:\n {} {} Packages\n", sha256(&path), index.len());
+        let date = String::from_utf8(tool("date", &["-Ru"])).unwrap();
+        let release = format!("Suite: test\nDate: {date}SHA256:\n {} {} Packages\n", sha256(&path), index.len());
         fs_err::write(self.dir.join("Release"), release).unwrap();
     }
 }
@@ -85,8 +86,10 @@ fn package(dir: &Path, name: &str, version: &str, depends: &str) -> PathBuf {
          Description: a package of a test\n"
     );
     fs_err::write(tree.path().join("DEBIAN/control"), control).unwrap();
-    let deb = dir.join(format!("{name}_{}_all.deb", version.replace(':', "%3a")));
-    tool("dpkg-deb", &["--root-owner-group", "-b", text(tree.path()), text(&deb)]);
+    let deb = dir.join(format!("{name}_{}_all.deb", version.replace(':', "-")));
+    // The same package is the same file, whenever it is made.
+    let make = ["SOURCE_DATE_EPOCH=0", "dpkg-deb", "--root-owner-group", "-b", text(tree.path()), text(&deb)];
+    tool("env", &make);
     deb
 }
 

@@ -23,6 +23,8 @@ const NO_LEAKS: &str = "let commands keep secrets in /run/secrets and in /tmp, w
 
 const UPDATE: &str = "`labwright build --update` chooses versions anew and rewrites labwright.lock";
 
+const LOCKED: &str = "with --locked a build writes nothing there, and needs all that it installs to be in the file";
+
 const MEND_LOCK: &str = "take the file from version control, or finish the merge by taking either side's lines; a build without \
                          the file locks anew";
 
@@ -122,7 +124,7 @@ impl From<UnknownBase> for CommandError {
 impl From<LockError> for CommandError {
     fn from(error: LockError) -> Self {
         match error {
-            error @ LockError::Io { .. } => Self::new(Kind::Host, error),
+            error @ LockError::Io { .. } => Self::new(Kind::Host, error).hint(LOCKED),
             error @ (LockError::Syntax { .. } | LockError::Conflict { .. }) => {
                 Self::new(Kind::Input, error).hint(MEND_LOCK)
             }
