@@ -16,11 +16,13 @@
 
 mod arch;
 mod cancel;
+mod causes;
 mod diagnostic;
 mod digest;
 mod event;
 mod facts;
 mod image_ref;
+mod package;
 mod path;
 mod secret;
 mod size;
@@ -28,11 +30,13 @@ mod suggest;
 
 pub use arch::{Arch, UnknownArch};
 pub use cancel::{Cancel, Cancelled};
+pub use causes::causes;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, SourceFile, Span};
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use event::{Event, Quiet, Reporter};
 pub use facts::{AccessFact, AccessKind, ImageFacts, PackageFact};
 pub use image_ref::{ImageRef, InvalidImageRef, Registry};
+pub use package::{InvalidLockedPackage, LockedPackage};
 pub use path::{GuestPath, InvalidGuestPath};
 pub use secret::{Finder, Hit, InvalidSecret, MAX_SECRET, MIN_SECRET, Mask, NamedSecret, Secret, secret_text};
 pub use size::{ByteSize, InvalidByteSize};
