@@ -46,7 +46,7 @@ pub(crate) fn is_on_a_recipe(decoder: &Decoder<'_>) -> bool {
 }
 
 fn base_place(decoder: &Decoder<'_>) -> Option<Span> {
-    decoder.features.iter().find(|(feature, _)| *feature == Feature::BaseRecipe).map(|(_, span)| *span)
+    decoder.context.features.iter().find(|(feature, _)| *feature == Feature::BaseRecipe).map(|(_, span)| *span)
 }
 
 /// Finds what does not fit on the disk below. `disk` and `access` come with their places.
@@ -56,7 +56,7 @@ pub(crate) fn fit(
     disk: Option<(ByteSize, Span)>,
     access: (&[Access], Span),
 ) {
-    let (Some(below), Some(base)) = (decoder.below, base_place(decoder)) else { return };
+    let (Some(below), Some(base)) = (decoder.context.below, base_place(decoder)) else { return };
     let name = &below.name;
     for arch in architectures.iter().filter(|arch| !below.architectures.contains(arch)) {
         decoder.push(decoder.error(base, format!("the base recipe `{name}` is not for {arch}, and this one is")));

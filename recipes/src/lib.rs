@@ -46,14 +46,11 @@
 mod below;
 mod decode;
 mod load;
-mod node;
-mod parse;
-mod place;
 pub mod resolved;
 mod rules;
 mod schema;
-mod template;
 
 pub use below::Below;
-pub use load::{Feature, FileKind, Files, Loaded, load, load_on, to_json};
+pub use labwright_document::{FileKind, Files};
+pub use load::{Feature, Loaded, load, load_on, to_json};
 pub use schema::schema;

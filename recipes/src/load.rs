@@ -1,35 +1,13 @@
 use std::collections::BTreeMap;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use labwright_core::{Arch, Diagnostic, Diagnostics, SourceFile, Span};
+use labwright_document::{Files, parse, sorted};
 
 use crate::below::Below;
-use crate::decode::{self, Decoder};
-use crate::parse::parse;
+use crate::decode::{self, Context, Decoder, WORDS};
 use crate::resolved;
-use crate::template::Templates;
-
-/// What a path names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileKind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// Something else: a device, a pipe, a socket.
-    Other,
-}
-
-/// The files that a recipe names, as the caller lets this crate see them.
-pub trait Files {
-    /// The contents of a file.
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
-
-    /// What a path names, after symbolic links; `None` when there is nothing.
-    fn kind(&self, path: &Path) -> io::Result<Option<FileKind>>;
-}
 
 /// A recipe without errors, and what else its text says.
 #[derive(Debug, Clone)]
@@ -105,19 +83,11 @@ pub fn load_on(
 ) -> Result<Loaded, Diagnostics> {
     let file = SourceFile::new(name, text);
     let mut found = Vec::new();
-    let Some(root) = parse(&file, &mut found) else { return Err(sorted(found)) };
-    let mut decoder = Decoder {
-        file: &file,
-        dir,
-        files,
-        templates: Templates::new(BTreeMap::new()),
-        used: Vec::new(),
-        found,
-        features: Vec::new(),
-        below,
-    };
+    let Some(root) = parse(&file, &WORDS, &mut found) else { return Err(sorted(found)) };
+    let context = Context { features: Vec::new(), below };
+    let mut decoder = Decoder::new(&file, (dir, files), found, WORDS, context);
     let recipe = decode::recipe(&mut decoder, &root, overrides);
-    let mut features = decoder.features;
+    let mut features = decoder.context.features;
     features.sort_by_key(|(_, span)| *span);
     let found = sorted(decoder.found);
     match recipe {
@@ -126,18 +96,7 @@ pub fn load_on(
     }
 }
 
-/// The document of a YAML file as JSON, by the core schema of YAML 1.2: what a JSON Schema validator looks at.
+/// The document of a recipe as JSON, by the core schema of YAML 1.2: what a JSON Schema validator looks at.
 pub fn to_json(name: &str, text: &str) -> Result<serde_json::Value, Diagnostics> {
-    let file = SourceFile::new(name, text);
-    let mut found = Vec::new();
-    match parse(&file, &mut found) {
-        Some(root) if found.is_empty() => Ok(root.to_json()),
-        _ => Err(sorted(found)),
-    }
-}
-
-fn sorted(found: Vec<Diagnostic>) -> Diagnostics {
-    let mut found = Diagnostics(found);
-    found.sort();
-    found
+    labwright_document::to_json(name, text, &WORDS)
 }

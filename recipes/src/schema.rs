@@ -1,8 +1,13 @@
 //! The recipe as a JSON Schema, for editors and for who writes recipes with programs.
 
+use labwright_document::API_VERSION;
+use labwright_document::schema::{
+    ACCOUNT, DURATION, FILE_NAME, NAME, SEMVER, boolean, list, object, or_expression, pattern, reference, text,
+    variables, words,
+};
 use serde_json::{Value, json};
 
-use crate::decode::{API_VERSION, KIND};
+use crate::decode::KIND;
 use crate::resolved::{Compression, Distribution};
 
 /// The JSON Schema (draft 2020-12) of a recipe before its expressions are evaluated.
@@ -21,55 +26,6 @@ pub fn schema() -> Value {
     schema
 }
 
-/// A mapping with no other keys than these.
-fn object(description: &str, required: &[&str], properties: &Value) -> Value {
-    let mut object = json!({
-        "description": description,
-        "type": "object",
-        "additionalProperties": false,
-        "properties": properties,
-    });
-    if !required.is_empty() {
-        object["required"] = json!(required);
-    }
-    object
-}
-
-/// A text in which expressions may stand anywhere.
-fn text(description: &str) -> Value {
-    json!({"description": description, "type": "string"})
-}
-
-/// A text that matches a pattern unless it has expressions, whose values a schema does not know.
-fn pattern(description: &str, pattern: &str) -> Value {
-    json!({"description": description, "type": "string", "pattern": format!(r"^(?:{pattern})$|\$\{{\{{")})
-}
-
-/// One of a few words, or an expression.
-fn words(description: &str, words: &[&str]) -> Value {
-    pattern(description, &words.join("|"))
-}
-
-/// A value that is no text, or an expression that becomes one.
-fn or_expression(description: &str, mut value: Value) -> Value {
-    value["description"] = json!(description);
-    json!({"description": description, "anyOf": [value, {"type": "string", "pattern": r"\$\{\{"}]})
-}
-
-fn boolean(description: &str, default: bool) -> Value {
-    let mut value = or_expression(description, json!({"type": "boolean"}));
-    value["default"] = json!(default);
-    value
-}
-
-fn list(description: &str, items: &Value) -> Value {
-    json!({"description": description, "type": "array", "items": items})
-}
-
-fn reference(name: &str) -> Value {
-    json!({"$ref": format!("#/$defs/{name}")})
-}
-
 /// A value for the only architecture, or a mapping with one for each.
 fn each(description: &str, value: &Value) -> Value {
     let mut mapping = object(description, &[], &json!({"amd64": value, "arm64": value}));
@@ -77,12 +33,7 @@ fn each(description: &str, value: &Value) -> Value {
     json!({"description": description, "anyOf": [value, mapping]})
 }
 
-const NAME: &str = "[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?";
-const ACCOUNT: &str = "[a-z_][a-z0-9_-]{0,31}";
-const FILE_NAME: &str = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}";
-const DURATION: &str = "(?=.)(?:[0-9]+h)?(?:[0-9]+m)?(?:[0-9]+s)?";
 const HOSTNAME_LABEL: &str = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?";
-const SEMVER: &str = r"(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)\.(?:0|[1-9][0-9]*)(?:-[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)?";
 const PACKAGE: &str = concat!(
     r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](?::[a-z0-9-]+)?(?:=[0-9][A-Za-z0-9.+:~-]*|/[A-Za-z0-9._-]+)?",
     r"|\.{0,2}/.+|.+\.deb"
@@ -180,22 +131,6 @@ fn properties() -> Value {
             "files": reference("duration"),
             "access": reference("duration"),
             "runcmd": reference("duration"),
-        })),
-    })
-}
-
-fn variables() -> Value {
-    json!({
-        "description": "Values for `${{ NAME }}` in the recipe's texts.",
-        "type": "object",
-        "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
-        "additionalProperties": object("A variable.", &[], &json!({
-            "default": {
-                "description": "Its value where none is given when building; without it, one must be given.",
-                "type": ["string", "number", "boolean"],
-                "not": {"type": "string", "pattern": r"\$\{\{"},
-            },
-            "description": {"description": "What it is for.", "type": "string"},
         })),
     })
 }

@@ -41,7 +41,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("labwright-vm", &["labwright-core", "labwright-host"]),
     ("labwright-guest", &["labwright-core"]),
     ("labwright-host", &["labwright-core"]),
-    ("labwright-recipes", &["labwright-core"]),
+    ("labwright-recipes", &["labwright-core", "labwright-document"]),
+    ("labwright-document", &["labwright-core"]),
     ("labwright-cloud-init", &["labwright-core"]),
     ("labwright-registry", &["labwright-core"]),
     ("labwright-core", &[]),
@@ -49,7 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that are pure, and what nothing below them may be.
-const PURE: [&str; 3] = ["labwright-core", "labwright-recipes", "labwright-cloud-init"];
+const PURE: [&str; 4] = ["labwright-core", "labwright-document", "labwright-recipes", "labwright-cloud-init"];
 const EFFECTS: [&str; 6] = ["tokio", "reqwest", "hyper", "mio", "socket2", "rustls"];
 
 fn root() -> &'static Path {

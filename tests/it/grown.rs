@@ -132,11 +132,8 @@ fn machine_grown_disks_of_other_kinds_boot() {
     let recipe = |name: &str, body: &str| {
         let path = dir.join(name);
         fs_err::create_dir_all(&path).unwrap();
-        fs_err::write(
-            path.join("recipe.yaml"),
-            format!("{head}metadata: {{name: {name}, version: 1.0.0}}\n{body}"),
-        )
-        .unwrap();
+        fs_err::write(path.join("recipe.yaml"), format!("{head}metadata: {{name: {name}, version: 1.0.0}}\n{body}"))
+            .unwrap();
         path
     };
 

@@ -6,9 +6,10 @@ use super::base::{file_digest, remotes};
 use super::{Decoder, Fields, Text, shown};
 use crate::below;
 use crate::load::Feature;
-use crate::node::Node;
 use crate::resolved::{Access, AccessSpec, FRONT_DOOR_PORT, Geometry, Ttyd, User};
 use crate::rules;
+use labwright_document::Node;
+use labwright_document::rules as shared;
 
 const KEYS: [&str; 6] = ["name", "type", "user", "geometry", "port", "ttyd"];
 
@@ -26,7 +27,7 @@ pub(super) fn access(
         let Some(fields) = decoder.fields(item, "an access", &KEYS) else { continue };
         let name = decoder
             .required(&fields, "name", "an access")
-            .and_then(|node| decoder.checked(node, "`name`", rules::name));
+            .and_then(|node| decoder.checked(node, "`name`", shared::name));
         if let Some(name) = &name {
             decoder.unique(&mut names, name, "access");
         }
@@ -71,7 +72,7 @@ fn spec(
             Some(AccessSpec::Terminal { user: user?, ttyd })
         }
         AccessKind::Desktop => {
-            decoder.feature(Feature::Desktop, fields.key("type").unwrap_or_default());
+            decoder.context.feature(Feature::Desktop, fields.key("type").unwrap_or_default());
             let user = user(decoder, fields, users);
             let geometry = match fields.get("geometry") {
                 Some(node) => decoder.read(node, "`geometry`", rules::geometry)?,
@@ -91,8 +92,8 @@ fn user(decoder: &mut Decoder<'_>, fields: &Fields<'_>, users: &[(User, Span)]) 
         return Some(value);
     }
     let inherited: Vec<String> =
-        decoder.below.map(|below| below.users().map(str::to_owned).collect()).unwrap_or_default();
-    if inherited.contains(&value) || (decoder.below.is_none() && below::is_on_a_recipe(decoder)) {
+        decoder.context.below.map(|below| below.users().map(str::to_owned).collect()).unwrap_or_default();
+    if inherited.contains(&value) || (decoder.context.below.is_none() && below::is_on_a_recipe(decoder)) {
         return Some(value);
     }
     let diagnostic = decoder.error(span, format!("no user is called `{}`", shown(&value)));
@@ -130,7 +131,7 @@ fn port(decoder: &mut Decoder<'_>, fields: &Fields<'_>, ports: &mut Vec<(u16, Sp
 /// A ttyd that the recipe brings.
 fn ttyd(decoder: &mut Decoder<'_>, node: &Node, architectures: &[Arch]) -> Option<Ttyd> {
     let fields = decoder.fields(node, "`ttyd`", &["file", "url", "digest"])?;
-    decoder.feature(Feature::OwnTtyd, node.span);
+    decoder.context.feature(Feature::OwnTtyd, node.span);
     match (fields.get("file"), fields.get("url")) {
         (Some(_), Some(_)) => {
             let span = fields.key("url").unwrap_or_default();

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use labwright_core::{Arch, Digest, ImageRef};
 
-use super::paths::Want;
 use super::{Decoder, Fields, listed, shown};
-use crate::load::{Feature, FileKind};
-use crate::node::{Kind, Node};
+use crate::load::Feature;
 use crate::resolved::{Base, Distribution, Remote};
 use crate::rules;
+use labwright_document::FileKind;
+use labwright_document::Want;
+use labwright_document::{Kind, Node};
 
 /// The forms of a base that is a mapping: its first key, and its others.
 const FORMS: [(&str, &[&str]); 5] =
@@ -31,7 +32,7 @@ pub(super) fn architectures(decoder: &mut Decoder<'_>, node: Option<&Node>) -> V
             decoder.push(decoder.error(item.span, format!("architecture `{arch}` is given twice")));
         } else {
             found.push(arch);
-            decoder.feature(Feature::Architecture(arch), item.span);
+            decoder.context.feature(Feature::Architecture(arch), item.span);
         }
     }
     // What the mistake leaves still tells the rest of the recipe what to expect.
@@ -42,14 +43,14 @@ pub(super) fn architectures(decoder: &mut Decoder<'_>, node: Option<&Node>) -> V
 pub(super) fn base(decoder: &mut Decoder<'_>, node: &Node, architectures: &[Arch]) -> Option<Base> {
     if let Kind::Scalar(_) = node.kind {
         let name = decoder.text(node, "`base`")?;
-        decoder.feature(Feature::BaseCatalogue, node.span);
+        decoder.context.feature(Feature::BaseCatalogue, node.span);
         return decoder.follows(name, rules::catalogue_name).map(|name| Base::Catalogue(name.value));
     }
     let fields = decoder.fields(node, "`base`", &KEYS)?;
     let form = form(decoder, node, &fields)?;
     match form {
         "url" => {
-            decoder.feature(Feature::BaseUrl, node.span);
+            decoder.context.feature(Feature::BaseUrl, node.span);
             remotes(decoder, &fields, "`base`", architectures).map(Base::Url)
         }
         "file" => {
@@ -58,7 +59,7 @@ pub(super) fn base(decoder: &mut Decoder<'_>, node: &Node, architectures: &[Arch
             Some(Base::File { path: path?, digest: digest? })
         }
         "image" => {
-            decoder.feature(Feature::BaseImage, node.span);
+            decoder.context.feature(Feature::BaseImage, node.span);
             let text = decoder.text(fields.get("image")?, "`image`")?;
             match text.value.parse::<ImageRef>() {
                 Ok(ImageRef::Registry(registry)) if registry.digest.is_none() => {
@@ -75,7 +76,7 @@ pub(super) fn base(decoder: &mut Decoder<'_>, node: &Node, architectures: &[Arch
             }
         }
         "recipe" => {
-            decoder.feature(Feature::BaseRecipe, node.span);
+            decoder.context.feature(Feature::BaseRecipe, node.span);
             let text = decoder.text(fields.get("recipe")?, "`recipe`")?;
             let (path, kind) = decoder.local(&text, Want::FileOrDirectory)?;
             if kind == FileKind::Directory {

@@ -5,12 +5,13 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use labwright_core::GuestPath;
 
-use super::paths::Want;
 use super::{Decoder, Fields, Text, shown};
-use crate::load::FileKind;
-use crate::node::{Kind, Meaning, Node};
 use crate::resolved::{FileSource, Owner, WriteFile};
 use crate::rules;
+use labwright_document::FileKind;
+use labwright_document::Want;
+use labwright_document::rules as shared;
+use labwright_document::{Kind, Meaning, Node};
 
 const KEYS: [&str; 7] = ["path", "content", "from", "owner", "permissions", "append", "encoding"];
 
@@ -146,7 +147,7 @@ fn source(decoder: &mut Decoder<'_>, node: &Node, fields: &Fields<'_>) -> Option
 fn owner(decoder: &mut Decoder<'_>, node: &Node) -> Option<Owner> {
     let text = decoder.text(node, "`owner`")?;
     let good = |name: &str| {
-        rules::account(name).is_ok() || (name.parse::<u32>().is_ok() && name.bytes().all(|byte| byte.is_ascii_digit()))
+        shared::account(name).is_ok() || (name.parse::<u32>().is_ok() && name.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let (user, group) = match text.value.split_once(':') {
         Some((user, group)) => (user, Some(group)),

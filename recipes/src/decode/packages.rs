@@ -2,11 +2,12 @@
 
 use labwright_core::Diagnostic;
 
-use super::paths::Want;
 use super::{Decoder, Text, expected, shown};
-use crate::node::{Kind, Node};
 use crate::resolved::{AptKey, AptSource, Package};
 use crate::rules;
+use labwright_document::Want;
+use labwright_document::rules as shared;
+use labwright_document::{Kind, Node};
 
 const ARMOR: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
 const SECRET: &str = "-----BEGIN PGP PRIVATE KEY BLOCK-----";
@@ -23,7 +24,7 @@ pub(super) fn apt(decoder: &mut Decoder<'_>, node: &Node) -> Vec<AptSource> {
     };
     let mut found = Vec::new();
     for (key, value) in entries {
-        let name = decoder.follows(Text { value: key.name.clone(), span: key.span }, rules::file_name);
+        let name = decoder.follows(Text { value: key.name.clone(), span: key.span }, shared::file_name);
         if let (Some(source), Some(name)) = (source(decoder, value), name) {
             found.push(AptSource { name: name.value, ..source });
         }

@@ -2,18 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use labwright_core::{ByteSize, Diagnostic, Span, did_you_mean};
+use labwright_core::ByteSize;
 
-use super::{Decoder, Fields, Text, access, base, expected, files, listed, packages, shown, users};
+use super::{Decoder, access, base, expected, files, packages, shown, users};
 use crate::below;
 use crate::load::Feature;
-use crate::node::{Kind, Meaning, Node};
 use crate::resolved::{Check, Command, Compression, Recipe, Timeouts};
 use crate::rules;
-use crate::template::{OPEN, Templates};
+use labwright_document::rules as shared;
+use labwright_document::{Kind, Node, Wanted};
 
-/// The `apiVersion` that this crate reads.
-pub(crate) const API_VERSION: &str = "labwright/v1alpha1";
 /// The `kind` that this crate reads.
 pub(crate) const KIND: &str = "Recipe";
 
@@ -49,9 +47,8 @@ const MAX_DISK: ByteSize = ByteSize::from_bytes(16 << 40);
 /// Decodes everything; `None` when what is missing leaves no recipe. The caller looks at `decoder.found` for errors.
 pub(crate) fn recipe(decoder: &mut Decoder<'_>, root: &Node, overrides: &BTreeMap<String, String>) -> Option<Recipe> {
     let fields = decoder.fields(root, "a recipe", &KEYS)?;
-    constant(decoder, &fields, "apiVersion", API_VERSION);
-    constant(decoder, &fields, "kind", KIND);
-    let declared = variables(decoder, &fields, overrides);
+    decoder.kind(&fields);
+    let declared = decoder.variables(&fields, overrides);
     let metadata = decoder.required(&fields, "metadata", "a recipe").and_then(|node| metadata(decoder, node));
     let architectures = base::architectures(decoder, fields.get("architectures"));
     let base = decoder.required(&fields, "base", "a recipe").and_then(|node| base::base(decoder, node, &architectures));
@@ -63,7 +60,7 @@ pub(crate) fn recipe(decoder: &mut Decoder<'_>, root: &Node, overrides: &BTreeMa
     let users = fields.get("users").map(|node| users::users(decoder, node)).unwrap_or_default();
     let files = fields.get("write_files").map(|node| files::files(decoder, node)).unwrap_or_default();
     let run = fields.get("runcmd").map(|node| commands(decoder, node)).unwrap_or_default();
-    let one = |decoder: &mut Decoder<'_>, key: &str, rule: fn(&str) -> Result<(), rules::Wanted>| {
+    let one = |decoder: &mut Decoder<'_>, key: &str, rule: fn(&str) -> Result<(), Wanted>| {
         let node = fields.get(key)?;
         decoder.checked(node, &format!("`{key}`"), rule).map(|text| text.value)
     };
@@ -79,12 +76,7 @@ pub(crate) fn recipe(decoder: &mut Decoder<'_>, root: &Node, overrides: &BTreeMa
     let checks = fields.get("checks").map(|node| checks(decoder, node)).unwrap_or_default();
     let compression = fields.get("output").and_then(|node| output(decoder, node)).unwrap_or_default();
     let timeouts = fields.get("timeouts").map(|node| timeouts(decoder, node)).unwrap_or_default();
-    for (name, span) in declared {
-        if !decoder.used.contains(&name) {
-            let warning = Diagnostic::warning(decoder.file, span, format!("variable `{name}` is never used"));
-            decoder.push(warning.hint(format!("use it as `${{{{ {name} }}}}`, or remove it")));
-        }
-    }
+    decoder.unused_variables(declared);
     let (name, version, title) = metadata?;
     Some(Recipe {
         name: name?,
@@ -110,87 +102,6 @@ pub(crate) fn recipe(decoder: &mut Decoder<'_>, root: &Node, overrides: &BTreeMa
     })
 }
 
-/// `apiVersion` and `kind`, which say what the rest means.
-fn constant(decoder: &mut Decoder<'_>, fields: &Fields<'_>, key: &'static str, expected: &str) {
-    let Some(node) = decoder.required(fields, key, "a recipe") else { return };
-    let Some(text) = decoder.fixed_text(node, &format!("`{key}`")) else { return };
-    if text.value != expected {
-        let message = format!("`{}` is not a known `{key}`", shown(&text.value));
-        decoder.push(decoder.error(text.span, message).hint(format!("write `{key}: {expected}`")));
-    }
-}
-
-/// Reads `variables`, gives the decoder their values, and returns the names with their places.
-fn variables(
-    decoder: &mut Decoder<'_>,
-    fields: &Fields<'_>,
-    overrides: &BTreeMap<String, String>,
-) -> Vec<(String, Span)> {
-    let mut values = BTreeMap::new();
-    let mut declared = Vec::new();
-    let entries = match fields.get("variables") {
-        None => &[][..],
-        Some(node) => {
-            if let Kind::Mapping(entries) = &node.kind {
-                entries
-            } else {
-                let message = expected("`variables` is a mapping", node);
-                decoder
-                    .push(decoder.error(node.span, message).hint("write `NAME: {default: VALUE, description: TEXT}`"));
-                &[][..]
-            }
-        }
-    };
-    for (key, node) in entries {
-        let name = Text { value: key.name.clone(), span: key.span };
-        if decoder.follows(name, rules::variable).is_none() {
-            continue;
-        }
-        declared.push((key.name.clone(), key.span));
-        let variable = decoder.fields(node, "a variable", &["default", "description"]);
-        if let Some(node) = variable.as_ref().and_then(|fields| fields.get("description")) {
-            decoder.fixed_text(node, "`description`");
-        }
-        let default =
-            variable.as_ref().and_then(|fields| fields.get("default")).and_then(|node| default(decoder, node));
-        let value = overrides.get(&key.name).cloned().or(default);
-        if value.is_none() && variable.as_ref().is_some_and(|fields| fields.get("default").is_none()) {
-            let diagnostic = decoder.error(key.span, format!("variable `{}` has no value", key.name));
-            decoder.push(diagnostic.hint("give it a `default`, or a value when building"));
-        }
-        // A variable with a mistake still exists: its uses are not wrong.
-        values.insert(key.name.clone(), value.unwrap_or_default());
-    }
-    let place = fields.key("variables").unwrap_or_default();
-    for name in overrides.keys().filter(|name| !values.contains_key(*name)) {
-        let diagnostic = decoder.error(place, format!("a value is given for `{}`, which is no variable", shown(name)));
-        let names: Vec<&str> = values.keys().map(String::as_str).collect();
-        decoder.push(match did_you_mean(name, names.iter().copied()) {
-            Some(meant) => diagnostic.hint(format!("did you mean `{meant}`?")),
-            None if names.is_empty() => diagnostic.hint("the recipe declares no variables"),
-            None => diagnostic.hint(format!("its variables: {}", listed(&names))),
-        });
-    }
-    decoder.templates = Templates::new(values);
-    declared
-}
-
-/// A default: text, a number or a truth value, kept as it was written.
-fn default(decoder: &mut Decoder<'_>, node: &Node) -> Option<String> {
-    match &node.kind {
-        Kind::Scalar(scalar) if scalar.value.contains(OPEN) => {
-            decoder.fixed_text(node, "`default`").map(|text| text.value)
-        }
-        Kind::Scalar(scalar) if scalar.meaning() != Meaning::Null => Some(scalar.value.clone()),
-        _ => {
-            let message = expected("`default` is text, a number or a truth value", node);
-            let diagnostic = decoder.error(node.span, message);
-            decoder.push(diagnostic.hint("`\"\"` is the empty text"));
-            None
-        }
-    }
-}
-
 type Metadata = (Option<String>, Option<String>, Option<String>);
 
 fn metadata(decoder: &mut Decoder<'_>, node: &Node) -> Option<Metadata> {
@@ -198,10 +109,10 @@ fn metadata(decoder: &mut Decoder<'_>, node: &Node) -> Option<Metadata> {
     let name = decoder
         .required(&fields, "name", "`metadata`")
         .and_then(|node| decoder.fixed_text(node, "`name`"))
-        .and_then(|text| decoder.follows(text, rules::name));
+        .and_then(|text| decoder.follows(text, shared::name));
     let version = decoder
         .required(&fields, "version", "`metadata`")
-        .and_then(|node| decoder.checked(node, "`version`", rules::version));
+        .and_then(|node| decoder.checked(node, "`version`", shared::version));
     let title = fields.get("title").and_then(|node| {
         decoder.checked(node, "`title`", |text| {
             if text.trim().is_empty() || text.contains(['\n', '\r']) { Err("a title (one line)") } else { Ok(()) }
@@ -281,11 +192,11 @@ fn commands(decoder: &mut Decoder<'_>, node: &Node) -> Vec<Command> {
 fn secrets(decoder: &mut Decoder<'_>, node: &Node) -> Vec<String> {
     let items = decoder.list(node, "`build_secrets`").unwrap_or_default();
     if !items.is_empty() {
-        decoder.feature(Feature::BuildSecrets, node.span);
+        decoder.context.feature(Feature::BuildSecrets, node.span);
     }
     let mut seen = Vec::new();
     for item in items {
-        if let Some(name) = decoder.checked(item, "a name of a secret", rules::file_name) {
+        if let Some(name) = decoder.checked(item, "a name of a secret", shared::file_name) {
             decoder.unique(&mut seen, &name, "secret");
         }
     }
@@ -310,7 +221,7 @@ fn checks(decoder: &mut Decoder<'_>, node: &Node) -> Vec<Check> {
             decoder.unique(&mut seen, name, "check");
         }
         let run = decoder.required(&fields, "run", "a check").and_then(|node| command(decoder, node, "`run`"));
-        let timeout = fields.get("timeout").and_then(|node| decoder.read(node, "`timeout`", rules::duration));
+        let timeout = fields.get("timeout").and_then(|node| decoder.read(node, "`timeout`", shared::duration));
         if let (Some(name), Some(run)) = (name, run) {
             found.push(Check { name: name.value, run, timeout });
         }
@@ -329,7 +240,7 @@ fn timeouts(decoder: &mut Decoder<'_>, node: &Node) -> Timeouts {
     let keys = ["packages", "users", "files", "access", "runcmd"];
     let Some(fields) = decoder.fields(node, "`timeouts`", &keys) else { return found };
     for (key, _, node) in fields.iter() {
-        let time = decoder.read(node, &format!("`{key}`"), rules::duration);
+        let time = decoder.read(node, &format!("`{key}`"), shared::duration);
         match key {
             "packages" => found.packages = time,
             "users" => found.users = time,

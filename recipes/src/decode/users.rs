@@ -3,9 +3,9 @@
 use labwright_core::Span;
 
 use super::{Decoder, Text, expected, shown};
-use crate::node::{Kind, Meaning, Node};
 use crate::resolved::User;
-use crate::rules;
+use labwright_document::rules as shared;
+use labwright_document::{Kind, Meaning, Node};
 
 const KEYS: [&str; 12] = [
     "name",
@@ -58,7 +58,7 @@ fn user(decoder: &mut Decoder<'_>, node: &Node) -> Option<(Text, User)> {
     let fields = decoder.fields(node, "a user", &KEYS)?;
     let name = decoder
         .required(&fields, "name", "a user")
-        .and_then(|node| decoder.checked(node, "`name`", rules::account))
+        .and_then(|node| decoder.checked(node, "`name`", shared::account))
         .and_then(|name| {
             if name.value != "root" {
                 return Some(name);
@@ -97,14 +97,14 @@ fn user(decoder: &mut Decoder<'_>, node: &Node) -> Option<(Text, User)> {
         (flag("no_create_home", false), flag("lock_passwd", true), flag("system", false));
     let primary_group = fields
         .get("primary_group")
-        .and_then(|node| decoder.checked(node, "`primary_group`", rules::account))
+        .and_then(|node| decoder.checked(node, "`primary_group`", shared::account))
         .map(|text| text.value);
     let groups = fields.get("groups").map(|node| groups(decoder, node)).unwrap_or_default();
     let sudo = fields.get("sudo").map(|node| sudo(decoder, node)).unwrap_or_default();
     let mut keys = Vec::new();
     if let Some(node) = fields.get("ssh_authorized_keys") {
         for item in decoder.list(node, "`ssh_authorized_keys`").unwrap_or_default() {
-            keys.extend(decoder.checked(item, "an SSH key", rules::ssh_key).map(|text| text.value));
+            keys.extend(decoder.checked(item, "an SSH key", shared::ssh_key).map(|text| text.value));
         }
     }
     let name = name?;
@@ -140,7 +140,7 @@ fn groups(decoder: &mut Decoder<'_>, node: &Node) -> Vec<String> {
     let mut found = Vec::new();
     let mut seen = Vec::new();
     for name in names {
-        let Some(name) = decoder.follows(name, rules::account) else { continue };
+        let Some(name) = decoder.follows(name, shared::account) else { continue };
         decoder.unique(&mut seen, &name, "group");
         found.push(name.value);
     }

@@ -8,12 +8,11 @@ mod access;
 mod base;
 mod guest;
 
-use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use labwright_core::{Arch, ByteSize};
-use serde::{Serialize, Serializer};
+pub use labwright_document::LocalPath;
+use serde::Serialize;
 
 pub use access::{Access, AccessSpec, Geometry, Ttyd};
 pub use base::{Base, Distribution, Remote};
@@ -125,29 +124,4 @@ pub struct Timeouts {
     pub access: Option<Duration>,
     /// All commands of `runcmd` together.
     pub runcmd: Option<Duration>,
-}
-
-/// A file or directory on the machine that builds, named in a recipe.
-///
-/// It may lie outside the recipe's directory (`../shared/motd`, `/opt/keys/vendor.asc`); who publishes a recipe
-/// publishes what it names. Serialised, it is only what the author wrote, so that a step key does not depend on
-/// where the recipe was checked out; what is in the file must go into the key apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LocalPath {
-    /// As the author wrote it.
-    pub written: String,
-    /// Joined to the recipe's directory.
-    pub path: PathBuf,
-}
-
-impl fmt::Display for LocalPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.written)
-    }
-}
-
-impl Serialize for LocalPath {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.written)
-    }
 }

@@ -4,23 +4,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Span as ParserSpan, StructureStyle};
-use labwright_core::{Diagnostic, SourceFile, Span};
+use labwright_core::{Diagnostic, Diagnostics, SourceFile, Span};
 
+use crate::decoder::Words;
+use crate::head::API_VERSION;
 use crate::node::{Key, Kind, Node, Scalar, Style};
 
-/// A recipe is a page or two of text; a file beyond this is something else.
+/// A document is a few pages of text; a file beyond this is something else.
 const MAX_BYTES: usize = 1 << 20;
 /// Nodes after aliases are expanded.
 const MAX_NODES: usize = 20_000;
 /// Bytes of all scalars after aliases are expanded.
 const MAX_EXPANDED_BYTES: usize = 8 << 20;
-/// The deepest recipe is a handful of levels.
+/// The deepest document is a handful of levels.
 const MAX_DEPTH: usize = 32;
 
 /// The only document of a file; mistakes that leave the tree usable (duplicate keys) are added to `found`.
 ///
 /// `None` when there is no tree; then `found` says why.
-pub(crate) fn parse(file: &Arc<SourceFile>, found: &mut Vec<Diagnostic>) -> Option<Node> {
+pub fn parse(file: &Arc<SourceFile>, words: &Words, found: &mut Vec<Diagnostic>) -> Option<Node> {
     if file.text.len() > MAX_BYTES {
         found.push(
             Diagnostic::error(file, Span::new(0, 0), format!("a file of {} bytes is too large", file.text.len()))
@@ -28,7 +30,8 @@ pub(crate) fn parse(file: &Arc<SourceFile>, found: &mut Vec<Diagnostic>) -> Opti
         );
         return None;
     }
-    let mut tree = Tree { file, found, open: Vec::new(), anchors: HashMap::new(), root: None, nodes: 0, bytes: 0 };
+    let mut tree =
+        Tree { file, words, found, open: Vec::new(), anchors: HashMap::new(), root: None, nodes: 0, bytes: 0 };
     let options = granit_parser::options! { emit_comments: false, emit_unresolved_aliases: true };
     let mut documents = 0;
     for next in Parser::new_from_str_with_options(&file.text, options) {
@@ -38,7 +41,8 @@ pub(crate) fn parse(file: &Arc<SourceFile>, found: &mut Vec<Diagnostic>) -> Opti
                 if documents > 1 {
                     let place = place(file, span);
                     tree.found.push(
-                        Diagnostic::error(file, place, "a second YAML document").label("a recipe is one document"),
+                        Diagnostic::error(file, place, "a second YAML document")
+                            .label(format!("a {} is one document", words.noun)),
                     );
                     return None;
                 }
@@ -56,7 +60,7 @@ pub(crate) fn parse(file: &Arc<SourceFile>, found: &mut Vec<Diagnostic>) -> Opti
     if root.is_none() {
         found.push(
             Diagnostic::error(file, Span::new(0, 0), "the file is empty")
-                .hint("a recipe begins with `apiVersion: labwright/v1alpha1` and `kind: Recipe`"),
+                .hint(format!("a {} begins with `apiVersion: {API_VERSION}` and `kind: {}`", words.noun, words.kind)),
         );
     }
     root
@@ -107,6 +111,7 @@ struct Open {
 
 struct Tree<'a> {
     file: &'a Arc<SourceFile>,
+    words: &'a Words,
     found: &'a mut Vec<Diagnostic>,
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
@@ -130,7 +135,7 @@ impl Tree<'_> {
         };
         if tag.is_some() {
             let place = at.tag_span().map_or(span, |tag| place(self.file, tag));
-            let diagnostic = self.error(place, "a YAML tag").label("recipes have no tags");
+            let diagnostic = self.error(place, "a YAML tag").label(format!("{}s have no tags", self.words.noun));
             self.found
                 .push(diagnostic.hint("put the value in quotes to make it text; binary files have `encoding: b64`"));
         }
@@ -252,4 +257,21 @@ impl Tree<'_> {
         }
         Ok(())
     }
+}
+
+/// The document of a YAML file as JSON, by the core schema of YAML 1.2: what a JSON Schema validator looks at.
+pub fn to_json(name: &str, text: &str, words: &Words) -> Result<serde_json::Value, Diagnostics> {
+    let file = SourceFile::new(name, text);
+    let mut found = Vec::new();
+    match parse(&file, words, &mut found) {
+        Some(root) if found.is_empty() => Ok(root.to_json()),
+        _ => Err(sorted(found)),
+    }
+}
+
+/// In the order of the file.
+pub fn sorted(found: Vec<Diagnostic>) -> Diagnostics {
+    let mut found = Diagnostics(found);
+    found.sort();
+    found
 }

@@ -1,4 +1,4 @@
-//! `${{ … }}` inside one scalar: minijinja with nothing but the recipe's variables and a few filters.
+//! `${{ … }}` inside one scalar: minijinja with nothing but the document's variables and a few filters.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -8,7 +8,7 @@ use minijinja::value::{Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, filters};
 
 /// What begins an expression. Nothing else in a scalar is special.
-pub(crate) const OPEN: &str = "${{";
+pub const OPEN: &str = "${{";
 
 /// The filters that an expression may use.
 pub(crate) const FILTERS: [&str; 7] = ["capitalize", "int", "lower", "replace", "title", "trim", "upper"];
@@ -22,9 +22,9 @@ const FUEL: u64 = 10_000;
 /// The longest text that one scalar may become, in bytes.
 const MAX_RENDERED: usize = 1 << 20;
 
-/// The expressions of one recipe.
+/// The expressions of one document.
 #[derive(Debug)]
-pub(crate) struct Templates {
+pub struct Templates {
     environment: Environment<'static>,
     variables: BTreeMap<String, String>,
 }
@@ -48,7 +48,8 @@ pub(crate) enum MistakeKind {
 }
 
 impl Templates {
-    pub(crate) fn new(variables: BTreeMap<String, String>) -> Self {
+    /// Expressions that may use these variables.
+    pub fn new(variables: BTreeMap<String, String>) -> Self {
         let mut environment = Environment::empty();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_debug(true);
@@ -65,7 +66,8 @@ impl Templates {
         Self { environment, variables }
     }
 
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+    /// The names of the variables.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.variables.keys().map(String::as_str)
     }
 
@@ -141,7 +143,7 @@ fn replace(text: String, from: String, to: String) -> Result<String, Error> {
     Ok(text.replace(&from, &to))
 }
 
-/// minijinja's message without its "in template:line", which says nothing to who reads a recipe.
+/// minijinja's message without its "in template:line", which says nothing to who reads a document.
 fn explain(error: &Error) -> String {
     let detail = error.detail().unwrap_or_default();
     match error.kind() {

@@ -1,60 +1,79 @@
-//! The written recipe: a YAML document as a tree in which every node knows its place.
+//! The written document: a YAML document as a tree in which every node knows its place.
 
 use labwright_core::Span;
 use serde_json::{Map, Number, Value};
 
 /// A node of a document.
 #[derive(Debug, Clone)]
-pub(crate) struct Node {
-    pub(crate) kind: Kind,
+pub struct Node {
+    /// What it is.
+    pub kind: Kind,
     /// The text of a scalar with its quotes; from the first to the last byte of a collection.
-    pub(crate) span: Span,
+    pub span: Span,
 }
 
 /// What a node is.
 #[derive(Debug, Clone)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A single value.
     Scalar(Scalar),
+    /// A list.
     Sequence(Vec<Node>),
+    /// Keys with values, in the order of the file; no key is there twice.
     Mapping(Vec<(Key, Node)>),
 }
 
 /// A key of a mapping: always text.
 #[derive(Debug, Clone)]
-pub(crate) struct Key {
-    pub(crate) name: String,
-    pub(crate) span: Span,
+pub struct Key {
+    /// The text.
+    pub name: String,
+    /// Where it was written.
+    pub span: Span,
 }
 
 /// A scalar after YAML's own unescaping.
 #[derive(Debug, Clone)]
-pub(crate) struct Scalar {
-    pub(crate) value: String,
-    pub(crate) style: Style,
+pub struct Scalar {
+    /// The text.
+    pub value: String,
+    /// How it was written.
+    pub style: Style,
 }
 
 /// How a scalar was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Style {
+pub enum Style {
+    /// Without quotes.
     Plain,
+    /// In `'`.
     SingleQuoted,
+    /// In `"`.
     DoubleQuoted,
+    /// Below `|`.
     Literal,
+    /// Below `>`.
     Folded,
 }
 
 /// What a scalar means by the core schema of YAML 1.2.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Meaning {
+pub enum Meaning {
+    /// Nothing.
     Null,
+    /// A truth value.
     Boolean(bool),
+    /// A whole number.
     Integer(i64),
+    /// Another number; also one that 64 bits do not hold.
     Float(f64),
+    /// Text.
     Text,
 }
 
 impl Scalar {
-    pub(crate) fn meaning(&self) -> Meaning {
+    /// What it means; only what was written without quotes is anything but text.
+    pub fn meaning(&self) -> Meaning {
         if self.style != Style::Plain {
             return Meaning::Text;
         }
@@ -92,7 +111,7 @@ impl Scalar {
 
 impl Node {
     /// The node for people: "a list", "the number 5".
-    pub(crate) fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match &self.kind {
             Kind::Sequence(_) => "a list".to_owned(),
             Kind::Mapping(_) => "a mapping".to_owned(),
@@ -106,7 +125,7 @@ impl Node {
     }
 
     /// Where to point when something is missing in the node: a block mapping's first key, else the whole node.
-    pub(crate) fn head(&self, text: &str) -> Span {
+    pub fn head(&self, text: &str) -> Span {
         match &self.kind {
             Kind::Mapping(entries) if !text[self.span.start..].starts_with('{') => {
                 entries.first().map_or(self.span, |(key, _)| key.span)
@@ -116,7 +135,7 @@ impl Node {
     }
 
     /// How deep the tree below is, in nodes on the longest way, this one included.
-    pub(crate) fn depth(&self) -> usize {
+    pub fn depth(&self) -> usize {
         1 + match &self.kind {
             Kind::Scalar(_) => 0,
             Kind::Sequence(items) => items.iter().map(Self::depth).max().unwrap_or(0),
@@ -125,7 +144,7 @@ impl Node {
     }
 
     /// The number of nodes and the bytes of their scalars, this one included.
-    pub(crate) fn weight(&self) -> (usize, usize) {
+    pub fn weight(&self) -> (usize, usize) {
         let add = |a: (usize, usize), b: (usize, usize)| (a.0 + b.0, a.1 + b.1);
         match &self.kind {
             Kind::Scalar(scalar) => (1, scalar.value.len()),
@@ -137,7 +156,7 @@ impl Node {
     }
 
     /// The node as JSON by the core schema of YAML 1.2.
-    pub(crate) fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         match &self.kind {
             Kind::Sequence(items) => Value::Array(items.iter().map(Self::to_json).collect()),
             Kind::Mapping(entries) => Value::Object(
