@@ -10,12 +10,18 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::MountFlags;
 
-use crate::disk::Scratch;
 use crate::init::{Doing, Error};
 use crate::{MODULES, ModuleSet, PORT};
 
 /// How long a device may take to appear once its driver is loaded.
 const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What is mounted for the time of a build only.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    /// The directory for packages.
+    pub(crate) archives: PathBuf,
+}
 
 /// The kernel's modules, in a directory that has no path any more.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! What host and appliance say to each other, as frames of `labwright_guest::frame`.
 
+use labwright_core::NamedSecret;
+use labwright_guest::audit::InTree;
 use labwright_guest::protocol::DiskInfo;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +15,18 @@ pub enum Order {
     Grow,
     /// Mounts the root and lets the guest program do a step: behind [`Reply::Ready`], the port speaks its protocol until
     /// [`Reply::StepEnded`].
-    Step,
+    Step {
+        /// Whether nothing can be written: for an audit.
+        read_only: bool,
+    },
+    /// Looks into every file, with the file systems mounted read-only. Answered by any number of [`Reply::Found`] and
+    /// then [`Reply::Searched`].
+    Search {
+        /// What for.
+        secrets: Vec<NamedSecret>,
+        /// Whether private keys are looked for too.
+        keys: bool,
+    },
     /// Makes sure that everything is on the disk, and lets go of it.
     Commit {
         /// Whether what the file system has freed is erased as well: behind the last step.
@@ -42,7 +55,13 @@ pub enum Reply {
         archives: String,
         /// What boot loaders in the guest should see.
         disk: DiskInfo,
+        /// What could not be mounted, in sentences.
+        warnings: Vec<String>,
     },
+    /// The first or next of what was found in files.
+    Found(Vec<InTree>),
+    /// Every file was looked into.
+    Searched,
     /// The guest program has ended.
     StepEnded,
     /// The order failed.
