@@ -21,8 +21,8 @@ use crate::layers::{Collected, Finished, KeyLock, Layer, LayerError, Layers, fil
 use crate::log::Log;
 use crate::plan::{Plan, Step, StepKind};
 use crate::runner::{Runner, Session};
-use crate::vm::session::Session as VmSession;
 use crate::sbom;
+use crate::vm::session::Session as VmSession;
 use crate::workdir::Workdir;
 
 /// Builds disks below one home directory.

@@ -46,13 +46,13 @@ runcmd:
     )
 }
 
-fn can_emulate() -> bool {
+pub(crate) fn can_emulate() -> bool {
     has("qemu", ["qemu-system-x86_64", "qemu-img", "mke2fs"].iter().all(|tool| installed(tool)))
         && has("apt", ["apt-get", "apt-cache"].iter().all(|tool| installed(tool)))
 }
 
 /// Gives a home the kernel that an earlier test fetched, or keeps the one that this test did.
-fn share_kernel(home: &Path) {
+pub(crate) fn share_kernel(home: &Path) {
     let shared = Path::new(env!("CARGO_TARGET_TMPDIR")).join("appliance");
     let own = home.join("appliance");
     let (from, to) = if own.exists() { (&own, &shared) } else { (&shared, &own) };
@@ -65,7 +65,7 @@ fn share_kernel(home: &Path) {
 }
 
 /// Runs the program as a user who may do nothing, not even use /dev/kvm.
-fn as_nobody(world: &World, args: &[&str]) -> labwright_tests::Said {
+pub(crate) fn as_nobody(world: &World, args: &[&str]) -> labwright_tests::Said {
     let own = world.lab.path().join("labwright");
     if !own.exists() {
         fs_err::copy(program(), &own).unwrap();

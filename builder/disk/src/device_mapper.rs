@@ -238,7 +238,9 @@ mod tests {
         let mut request = Request::new("vg-root", 0);
         assert!(request.add(0, 8, "/dev/vda2 2048") && request.add(8, 16, "/dev/vda2 4096"));
         assert_eq!(request.header.targets, 2);
-        assert!(request.data[128 + 24..].starts_with(b"linear\0") && request.data[168..].starts_with(b"/dev/vda2 4096\0"));
+        assert!(
+            request.data[128 + 24..].starts_with(b"linear\0") && request.data[168..].starts_with(b"/dev/vda2 4096\0")
+        );
         assert!(!request.add(0, 1, &"x".repeat(90)));
     }
 }

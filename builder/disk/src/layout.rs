@@ -143,9 +143,8 @@ fn describe(found: &[Candidate]) -> String {
     if found.is_empty() {
         return "nothing that is known".to_owned();
     }
-    let part = |candidate: &Candidate| {
-        format!("{} on {}", candidate.filesystem.kind.as_str(), candidate.place.described())
-    };
+    let part =
+        |candidate: &Candidate| format!("{} on {}", candidate.filesystem.kind.as_str(), candidate.place.described());
     found.iter().map(part).collect::<Vec<_>>().join(", ")
 }
 

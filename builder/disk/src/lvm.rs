@@ -274,9 +274,9 @@ impl<'a> Group<'a> {
             if *on != self.physical {
                 return Ok(Err("spread over other volumes".to_owned()));
             }
-            let first = u64::try_from(*first).ok().filter(|first| {
-                count > 0 && first.checked_add(count).is_some_and(|end| end <= self.extents.1)
-            });
+            let first = u64::try_from(*first)
+                .ok()
+                .filter(|first| count > 0 && first.checked_add(count).is_some_and(|end| end <= self.extents.1));
             found.push((start, first.ok_or_else(|| damaged("a segment lies outside of its physical volume"))?, count));
         }
         if found.is_empty() || found.len() > MOST_SEGMENTS {
@@ -410,7 +410,10 @@ impl<'a> Group<'a> {
 /// Whether LVM2 takes this as a name.
 fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+_.-".contains(&byte);
-    !matches!(name, "" | "." | "..") && name.len() <= LONGEST_NAME && !name.starts_with('-') && name.bytes().all(allowed)
+    !matches!(name, "" | "." | "..")
+        && name.len() <= LONGEST_NAME
+        && !name.starts_with('-')
+        && name.bytes().all(allowed)
 }
 
 fn is_id(id: &str) -> bool {

@@ -69,10 +69,7 @@ impl From<MountError> for SystemError {
 impl SystemError {
     /// Whether the disk itself is the reason: another one would do.
     pub fn is_of_disk(&self) -> bool {
-        matches!(
-            self,
-            Self::Layout(_) | Self::Table(_) | Self::Lvm(_) | Self::Filesystem(_) | Self::Online(_)
-        )
+        matches!(self, Self::Layout(_) | Self::Table(_) | Self::Lvm(_) | Self::Filesystem(_) | Self::Online(_))
     }
 }
 
@@ -230,9 +227,7 @@ impl System {
         };
         let mut all = vec![show("/", &self.root.filesystem, &self.root.place)];
         let below = self.mounted.iter().flat_map(Mounted::below);
-        all.extend(below.map(|below| {
-            show(&below.mount_point, &below.candidate.filesystem, &below.candidate.place)
-        }));
+        all.extend(below.map(|below| show(&below.mount_point, &below.candidate.filesystem, &below.candidate.place)));
         Ok((table.scheme, all))
     }
 }

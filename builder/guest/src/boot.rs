@@ -103,8 +103,7 @@ fn named_roots(menu: &str) -> BTreeSet<String> {
 pub(crate) fn check_roots(before: &Roots, now: &Roots, disk: Option<&DiskInfo>) -> Result<(), StepError> {
     const LASTING: [&str; 5] = ["UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "/dev/disk/by-"];
     let systems = disk.iter().flat_map(|disk| &disk.file_systems);
-    let volumes: Vec<&str> =
-        systems.filter_map(|system| Some(system.volume.as_ref()?.device.as_str())).collect();
+    let volumes: Vec<&str> = systems.filter_map(|system| Some(system.volume.as_ref()?.device.as_str())).collect();
     for (path, roots) in now {
         let known = |root: &&String| {
             LASTING.iter().any(|name| root.starts_with(name))

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use labwright_core::Cancel;
 use labwright_disk::chain::{Chain, ChainSpec};
-use labwright_disk::inspect::Format;
 use labwright_disk::device::Disk;
+use labwright_disk::inspect::Format;
 use labwright_disk::loop_device::Access;
 use labwright_disk::system::System;
 use labwright_guest::audit::{Finding, InTree, Needles, PRIVATE_KEY, Severity, in_tree};

@@ -77,7 +77,8 @@ mod tests {
         let secrets = [NamedSecret { name: "token".to_owned(), value: Secret::new(b"hunter2hunte".to_vec()).unwrap() }];
         let raw = fs_err::File::open(&path).unwrap();
         let hits = in_raw(&raw, &Needles::secrets(&secrets), &Cancel::new()).unwrap();
-        let file = InTree { name: "token".to_owned(), encoding: "as it is".to_owned(), path: "/etc/x".into(), at: Some(904) };
+        let file =
+            InTree { name: "token".to_owned(), encoding: "as it is".to_owned(), path: "/etc/x".into(), at: Some(904) };
         let places: Vec<String> = places(hits, vec![file]).into_iter().map(|leak| leak.place).collect();
         assert_eq!(
             places,

@@ -58,10 +58,6 @@ impl<E: Error> From<E> for Failed {
 }
 
 impl Failed {
-    pub(super) fn base(error: &dyn Error) -> Self {
-        Self { kind: FailureKind::Base, chain: chain(error) }
-    }
-
     /// A failure of the disk's system: the base's where another base would do.
     pub(super) fn system(error: SystemError) -> Self {
         let mut failed = Self { kind: FailureKind::Host, chain: chain(&error) };

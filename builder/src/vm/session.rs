@@ -14,7 +14,9 @@ use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::frame::{self, FrameError};
 use labwright_guest::protocol::Message;
 use labwright_host::{Invocation, Tool, ToolError};
-use labwright_vm::{Cache, DirectKernel, DiskFormat, Drive, Internet, Layer, Machine, NoRoom, Port, RunningMachine, Screen};
+use labwright_vm::{
+    Cache, DirectKernel, DiskFormat, Drive, Internet, Layer, Machine, NoRoom, Port, RunningMachine, Screen,
+};
 
 use super::appliance::{self, Appliance, ApplianceError};
 use super::link::{End, Watch};
@@ -222,7 +224,8 @@ impl Session {
     ) -> Result<Outcome> {
         let wire::Step { mut request, sources } = step;
         let order = Order::Step { read_only };
-        let Reply::Ready { root, archives, disk, warnings } = self.order(&order, "mount the disk", ORDER, cancel)? else {
+        let Reply::Ready { root, archives, disk, warnings } = self.order(&order, "mount the disk", ORDER, cancel)?
+        else {
             return Err(VmError::Confused.into());
         };
         if !std::mem::replace(&mut self.told, true) {
@@ -329,7 +332,13 @@ impl Session {
         }
     }
 
-    pub(super) fn order(&mut self, order: &Order, what: &'static str, limit: Duration, cancel: &Cancel) -> Result<Reply> {
+    pub(super) fn order(
+        &mut self,
+        order: &Order,
+        what: &'static str,
+        limit: Duration,
+        cancel: &Cancel,
+    ) -> Result<Reply> {
         self.exchange(Some(order), what, limit, cancel)
     }
 

@@ -50,10 +50,13 @@ Examples:
   labwright audit debian-terminal
   labwright audit --format json registry.example/labs/shell:1
   labwright audit --secret id=token,src=token.txt disk.qcow2
+  labwright audit --runner vm stranger.qcow2
 
-Ends with exit code 6 if there is an error among the findings, or with --strict a warning. The disk is mounted
-read-only and without its powers. A file system can be made to attack the kernel that mounts it: with --runner vm
-that is the kernel of a small virtual machine without network, which is the place for strangers' disks.")]
+Ends with exit code 6 if there is an error among the findings, or with --strict a warning.
+
+The disk is mounted read-only and without its powers. A file system can be made to attack the
+kernel that mounts it: with --runner vm that is the kernel of a small virtual machine without
+network, which is the place for strangers' disks.")]
 pub struct Audit {
     /// A qcow2 or raw file, or an image: NAME[:TAG] in the local store, HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or
     /// oci-archive:FILE[:TAG]

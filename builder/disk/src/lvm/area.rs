@@ -133,7 +133,8 @@ impl<'a> Area<'a> {
         let head = self.bytes(0, 4 * SECTOR)?;
         let labels = head.chunks(SECTOR).enumerate();
         let found = labels.filter(|(_, sector)| sector.starts_with(LABEL) && sector[LABEL_KIND..].starts_with(KIND));
-        let (number, sector) = found.min_by_key(|(number, _)| *number).ok_or_else(|| self.damaged("it has no label"))?;
+        let (number, sector) =
+            found.min_by_key(|(number, _)| *number).ok_or_else(|| self.damaged("it has no label"))?;
         if le64(sector, LABEL_SECTOR) != number as u64 || le32(sector, LABEL_SUM) != sum(&sector[LABEL_CONTENT..]) {
             return Err(self.damaged("its label has a wrong checksum"));
         }

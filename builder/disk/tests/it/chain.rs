@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use fs_err::File;
 use labwright_core::Cancel;
 use labwright_disk::chain::{Backing, Chain, ChainError, ChainSpec, create_overlay, release_export};
+use labwright_disk::device::Disk;
 use labwright_disk::filesystem::{FilesystemKind, grow_ext4, probe};
 use labwright_disk::inspect::Format;
-use labwright_disk::device::Disk;
 use labwright_disk::layout::{LayoutError, Root, candidates, find_root};
 use labwright_disk::loop_device::{Access, LoopDevice};
 use labwright_disk::mount::{BindMount, Flags, Mount, MountError, make_rprivate};
@@ -82,7 +82,8 @@ impl Bench {
     }
 
     fn mount(&self, chain: &Chain, root: &Root) -> (LoopDevice, Mount) {
-        let device = LoopDevice::attach(chain.export_path(), root.place.offset, root.place.size, Access::ReadWrite).unwrap();
+        let device =
+            LoopDevice::attach(chain.export_path(), root.place.offset, root.place.size, Access::ReadWrite).unwrap();
         let target = self.dir.join("mnt");
         fs_err::create_dir_all(&target).unwrap();
         let mount = Mount::new(device.path(), &target, "ext4", Flags::WORK, "discard").unwrap();
@@ -287,7 +288,7 @@ fn the_root_is_found_by_what_is_in_it() {
     fs_err::write(&bare, &bytes).unwrap();
     let found = find_root(&Disk::File(bare.clone()), scratch.path()).unwrap();
     assert_eq!((found.place.partition, found.place.offset, found.place.size), (None, 0, root.size()));
-    assert_eq!(probe(&File::open(&bare).unwrap(), 0, found.size).unwrap(), Some(found.filesystem));
+    assert_eq!(probe(&File::open(&bare).unwrap(), 0, found.place.size).unwrap(), Some(found.filesystem));
 
     // A file system without a system in it.
     let boot = table::read(&disk).unwrap().get(16).cloned().unwrap();

@@ -217,7 +217,11 @@ fn roots_grow_in_every_place_and_keep_who_they_are() {
         let device = LoopDevice::attach(&path, root.place.offset, root.place.size, Access::ReadWrite).unwrap();
         let mount = mount(&device, &root, dir);
         let space = rustix::fs::statvfs(mount.target()).unwrap();
-        assert!(space.f_blocks * space.f_frsize > root.place.size / 100 * 85, "{what}: {}", space.f_blocks * space.f_frsize);
+        assert!(
+            space.f_blocks * space.f_frsize > root.place.size / 100 * 85,
+            "{what}: {}",
+            space.f_blocks * space.f_frsize
+        );
         assert!(fs_err::read(mount.target().join("kept")).unwrap() == prose(5, 3 << 20), "{what}");
         // More than there was room for.
         let large = File::create(mount.target().join("large")).unwrap();
