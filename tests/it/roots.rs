@@ -63,18 +63,18 @@ const GROUP: &str = "lab-vg";
 /// The size of an extent, and where the first one begins, in sectors.
 const EXTENT: (u64, u64) = (8192, 2048);
 
-/// LVM2's programs without the device mapper, without udev, and without a trace on this host.
-const LVM_SETTINGS: &str = "global { use_lvmlockd=0 use_lvmpolld=0 activation=0 } \
-                            activation { udev_sync=0 udev_rules=0 monitoring=0 } backup { backup=0 archive=0 } \
-                            devices { use_devicesfile=0 obtain_device_list_from_udev=0 \
-                            external_device_info_source=\"none\" filter=[\"a|/dev/loop|\",\"r|.*|\"] }";
-
 const BOOT_UUID: &str = "0f3e9a52-7f0e-4b55-8b9c-00000000b007";
 const ROOT_UUID: &str = "0f3e9a52-7f0e-4b55-8b9c-000000000001";
 const ESP_SERIAL: &str = "1A2B-3C4D";
 
-fn lvm2(command: &str, args: &[&str]) -> String {
-    let said = tool(command, &[&["--config", LVM_SETTINGS, "-qq"], args].concat());
+/// LVM2's programs with one device, without the device mapper and udev, and without a trace on this host.
+fn lvm2(command: &str, node: &str, args: &[&str]) -> String {
+    let settings = format!(
+        "global {{ use_lvmlockd=0 use_lvmpolld=0 activation=0 }} activation {{ udev_sync=0 udev_rules=0 monitoring=0 }} \
+         backup {{ backup=0 archive=0 }} devices {{ use_devicesfile=0 obtain_device_list_from_udev=0 \
+         external_device_info_source=\"none\" filter=[\"a|^{node}$|\",\"r|.*|\"] }}"
+    );
+    let said = tool(command, &[&["--config", &settings], args].concat());
     String::from_utf8(said).unwrap().trim().to_owned()
 }
 
@@ -122,11 +122,11 @@ impl Layout {
             let mut root_place = (self.root, self.sizes.1);
             if self.name == LVM.name {
                 shown(&raw, root_place, |node| {
-                    lvm2("pvcreate", &["-y", "--dataalignment", "1m", node]);
-                    lvm2("vgcreate", &[GROUP, node]);
+                    lvm2("pvcreate", node, &["-y", "--dataalignment", "1m", node]);
+                    lvm2("vgcreate", node, &[GROUP, node]);
                     for (name, extents) in [("root", EXTENTS.0), ("swap_1", EXTENTS.1)] {
                         let extents = extents.to_string();
-                        lvm2("lvcreate", &["-y", "-an", "-Zn", "-Wn", "-l", &extents, "-n", name, GROUP]);
+                        lvm2("lvcreate", node, &["-y", "-an", "-Zn", "-Wn", "-l", &extents, "-n", name, GROUP]);
                     }
                 });
                 root_place = (self.root + EXTENT.1, EXTENTS.0 * EXTENT.0);
@@ -300,10 +300,10 @@ fn machine_builds_grow_a_root_on_lvm_and_a_chroot_says_where_it_works() {
 /// What LVM2 says of the group, its volumes and their segments; its own check must find nothing.
 fn lvm_facts(raw: &Path, place: (u64, u64)) -> (String, Vec<String>, Vec<String>) {
     let fields = ["--noheadings", "--units", "s", "--nosuffix", "--separator", " ", "-o"];
-    let list = |command: &str, names: &str| lvm2(command, &[&fields[..], &[names, GROUP]].concat());
     let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
     shown(raw, place, |node| {
-        lvm2("vgck", &[GROUP]);
+        let list = |command: &str, names: &str| lvm2(command, node, &[&fields[..], &[names, GROUP]].concat());
+        lvm2("vgck", node, &[GROUP]);
         let volumes = lines(&list("lvs", "lv_name,lv_uuid,lv_size"));
         let segments = list("lvs", "lv_name,seg_pe_ranges").replace(node, "PV");
         (list("vgs", "vg_uuid,vg_free"), volumes, lines(&segments))

@@ -143,8 +143,10 @@ fn describe(found: &[Candidate]) -> String {
     if found.is_empty() {
         return "nothing that is known".to_owned();
     }
-    let part =
-        |candidate: &Candidate| format!("{} on {}", candidate.filesystem.kind.as_str(), candidate.place.described());
+    let part = |Candidate { place, filesystem }: &Candidate| match (place.partition, &place.volume) {
+        (None, None) => filesystem.kind.as_str().to_owned(),
+        _ => format!("{} on {}", filesystem.kind.as_str(), place.described()),
+    };
     found.iter().map(part).collect::<Vec<_>>().join(", ")
 }
 

@@ -164,7 +164,7 @@ fn no_text_leads_out_of_the_disk() {
         bytes
     };
     let mut survived = 0;
-    for round in 0..3000 {
+    for round in 0..500 {
         let mut bytes = text.clone().into_bytes();
         for _ in 0..=random(2) {
             if round % 2 == 0 {
@@ -202,7 +202,7 @@ fn no_text_leads_out_of_the_disk() {
             }
         }
     }
-    assert!(survived > 50, "{survived}");
+    assert!(survived > 20, "{survived}");
 }
 
 #[test]

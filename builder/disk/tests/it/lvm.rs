@@ -15,29 +15,29 @@ use crate::support::{has, has_root, raw, scratch};
 
 const SMALL: u64 = 200 << 20;
 
-/// The programs do without the device mapper, without udev, and keep nothing on this host.
-const SETTINGS: &str = "global { use_lvmlockd=0 use_lvmpolld=0 activation=0 } \
-                        activation { udev_sync=0 udev_rules=0 monitoring=0 } backup { backup=0 archive=0 } \
-                        devices { use_devicesfile=0 obtain_device_list_from_udev=0 external_device_info_source=\"none\" \
-                        filter=[\"a|/dev/loop|\",\"r|.*|\"] } log { file=\"\" }";
-
-fn lvm2(command: &str, args: &[&str]) -> String {
-    program(command, &[&["--config", SETTINGS, "-qq"], args].concat(), "").trim().to_owned()
+/// The programs see one device, do without the device mapper and udev, and keep nothing on this host.
+fn lvm2(command: &str, node: &str, args: &[&str]) -> String {
+    let settings = format!(
+        "global {{ use_lvmlockd=0 use_lvmpolld=0 activation=0 }} activation {{ udev_sync=0 udev_rules=0 monitoring=0 }} \
+         backup {{ backup=0 archive=0 }} devices {{ use_devicesfile=0 obtain_device_list_from_udev=0 \
+         external_device_info_source=\"none\" filter=[\"a|^{node}$|\",\"r|.*|\"] }}"
+    );
+    program(command, &[&["--config", &settings], args].concat(), "").trim().to_owned()
 }
 
 /// What LVM2 says of a group on a part of a disk; its own check of it must find nothing.
 fn told(path: &Path, (offset, size): (u64, u64), group: &str) -> Vec<String> {
     let device = LoopDevice::attach(path, offset, size, Access::ReadOnly).unwrap();
-    lvm2("vgck", &[group]);
+    let node = text(device.path());
+    lvm2("vgck", node, &[group]);
     let list = |command: &str, fields: &str| {
         let columns = ["--noheadings", "--units", "b", "--nosuffix", "--separator", " ", "-o", fields];
-        let said = lvm2(command, &[&columns[..], &[group]].concat());
-        said.lines().map(|line| line.trim().replace(text(device.path()), "PV")).collect::<Vec<_>>()
+        let said = lvm2(command, node, &[&columns[..], &[group]].concat());
+        said.lines().map(|line| line.trim().replace(node, "PV")).collect::<Vec<_>>()
     };
     let mut all = list("vgs", "vg_uuid,vg_size,vg_free,vg_tags");
     all.extend(list("lvs", "lv_name,lv_uuid,lv_size"));
-    let segments = ["--noheadings", "-o", "lv_name,seg_pe_ranges", group];
-    all.extend(lvm2("lvs", &segments).lines().map(|line| line.trim().replace(text(device.path()), "PV")));
+    all.extend(list("lvs", "lv_name,seg_pe_ranges"));
     device.close().unwrap();
     all
 }
@@ -91,10 +91,10 @@ fn what_lvm2_makes_is_read_and_what_we_grow_is_read_by_lvm2() {
         let device = LoopDevice::attach(&path, offset, size, Access::ReadWrite).unwrap();
         let node = text(device.path()).to_owned();
         // A small ring, so that it goes round below.
-        lvm2("pvcreate", &["-y", "--metadatasize", "20k", "--dataalignment", "1m", &node]);
-        lvm2("vgcreate", &[&group, &node]);
+        lvm2("pvcreate", &node, &["-y", "--metadatasize", "20k", "--dataalignment", "1m", &node]);
+        lvm2("vgcreate", &node, &[&group, &node]);
         for (name, extents) in volumes {
-            lvm2("lvcreate", &["-y", "-an", "-Zn", "-Wn", "-l", extents, "-n", name, &group]);
+            lvm2("lvcreate", &node, &["-y", "-an", "-Zn", "-Wn", "-l", extents, "-n", name, &group]);
         }
         device.close().unwrap();
         let before = told(&path, (offset, size), &group);
@@ -150,11 +150,12 @@ fn what_lvm2_makes_is_read_and_what_we_grow_is_read_by_lvm2() {
                     assert_eq!(of(&after), of(&before));
                 }
                 let device = LoopDevice::attach(&path, offset, size, Access::ReadWrite).unwrap();
-                let checked = program("pvck", &["--config", SETTINGS, text(device.path())], "");
+                let node = text(device.path());
+                let checked = lvm2("pvck", node, &[node]);
                 assert!(!checked.to_lowercase().contains("error"), "{checked}");
                 let tag = format!("round{round}");
-                lvm2("vgchange", &["--addtag", &tag, &group]);
-                lvm2("pvresize", &["-y", text(device.path())]);
+                lvm2("vgchange", node, &["--addtag", &tag, &group]);
+                lvm2("pvresize", node, &["-y", node]);
                 device.close().unwrap();
                 assert_eq!(lvm::read(&disk, offset, size).unwrap().linear.len(), volumes.len());
                 assert!(told(&path, (offset, size), &group)[0].contains(&tag));
