@@ -207,11 +207,11 @@ cargo_tool() {
 
 tests() {
     install_packages
-    packages xfsprogs btrfs-progs skopeo umoci podman buildah docker-registry nginx-light openssl python3 gnupg xz-utils
+    packages xfsprogs btrfs-progs lvm2 skopeo umoci podman buildah docker-registry nginx-light openssl python3 gnupg xz-utils
     install_rust
     if [ "${CI:-}" = true ]; then
         # Here a test that lacks something fails instead of being skipped.
-        LABWRIGHT_REQUIRE=${LABWRIGHT_REQUIRE:-root,qemu,registry,nginx,oci-tools,gpg,mtools,systemd,skopeo,umoci,mmdebstrap,bootstrap,network,xfsprogs,btrfs-progs,apt}
+        LABWRIGHT_REQUIRE=${LABWRIGHT_REQUIRE:-root,qemu,registry,nginx,oci-tools,gpg,mtools,systemd,skopeo,umoci,mmdebstrap,bootstrap,network,xfsprogs,btrfs-progs,lvm2,apt}
         export LABWRIGHT_REQUIRE
     fi
     say "rustfmt"

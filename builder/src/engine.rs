@@ -21,6 +21,7 @@ use crate::plan::{Plan, StepKind};
 use crate::run::{DISK, LockKeeper, Run};
 use crate::runner::Runner;
 use crate::sbom;
+use crate::vm::session::Session as VmSession;
 use crate::workdir::Workdir;
 
 /// Builds disks below one home directory.
@@ -223,10 +224,11 @@ impl Builder {
     }
 
     /// Looks for what must not be in an image on a disk whose header was checked, and changes nothing. `secrets` must
-    /// not be on it either. The disk is mounted: a stranger's belongs on a machine that can be thrown away.
+    /// not be on it either. The chroot runner mounts the disk on the host: a stranger's belongs into the vm runner.
     pub fn audit(
         &self,
         disk: &DiskToAudit,
+        runner: &Runner,
         secrets: &[NamedSecret],
         reporter: &dyn Reporter,
         cancel: &Cancel,
@@ -238,7 +240,10 @@ impl Builder {
             size: disk.size,
             secrets: secrets.to_vec(),
         };
-        let findings = ChrootSession::audit(&self.program, order, reporter, cancel)?;
+        let findings = match runner {
+            Runner::Chroot => ChrootSession::audit(&self.program, order, reporter, cancel)?,
+            Runner::Vm(runner) => VmSession::audit(runner, order, reporter, cancel)?,
+        };
         work.close()?;
         Ok(findings)
     }

@@ -7,6 +7,7 @@ use assert_cmd::Command;
 use labwright_tests::Said;
 use serde_json::Value;
 
+use crate::runners::{as_nobody, can_emulate, share_kernel};
 use crate::world::{World, can_build, files, text, tool};
 
 /// A private key that nobody uses.
@@ -45,7 +46,11 @@ fn used_disk(world: &World) -> std::path::PathBuf {
 }
 
 fn audit(world: &World, args: &[&str]) -> (Said, BTreeSet<(String, String)>) {
-    let said = world.lab.run(&[&["audit", "--format", "json"], args].concat());
+    findings(world.lab.run(&[&["audit", "--format", "json", "--runner", "chroot"], args].concat()))
+}
+
+/// The findings of an answer, and what was said.
+fn findings(said: Said) -> (Said, BTreeSet<(String, String)>) {
     let answer: Value = serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said}"));
     let field = |finding: &Value, name: &str| finding[name].as_str().unwrap().to_owned();
     let findings = answer["findings"].as_array().unwrap();
@@ -126,6 +131,42 @@ fn build_and_audit_find_what_others_left_and_sealing_removes_it() {
     assert_has(&found, &[("credential/netrc", "/root/.netrc"), ("credential/private-key", "/opt/app.pem")]);
     world.assert_nothing_left("audits");
     assert_eq!(files(&world.home().join("work")), Vec::<std::path::PathBuf>::new());
+}
+
+/// In a machine anyone can look at a disk, finds the same, and is told the files in which a build leaves its secrets.
+#[test]
+fn machine_audits_find_for_an_ordinary_user_what_a_chroot_finds_for_root() {
+    if !can_build() || !can_emulate() {
+        return;
+    }
+    let world = World::new("audited", "");
+    let used = used_disk(&world);
+    let before = crate::world::sha256(&used);
+    world.lab.write("token", &format!("{TOKEN}\n"));
+    let args = ["--secret", "id=token,src=token", "used.raw"];
+    let (_, expected) = audit(&world, &args);
+    share_kernel(&world.home());
+    let (said, found) = findings(as_nobody(&world, &[&["audit", "--format", "json"], &args[..]].concat()));
+    assert!(said.err.contains("runner: vm (this process is not root"), "{said}");
+    assert_eq!(found, expected);
+    assert!(found.len() > 6 && !said.out.contains(TOKEN) && !said.err.contains(TOKEN), "{said}");
+    assert_eq!(crate::world::sha256(&used), before, "an audit changes nothing");
+    share_kernel(&world.home());
+    world.assert_nothing_left("an audit in a machine");
+
+    // A file system that is broken in its middle harms nobody but the machine.
+    let file = fs_err::OpenOptions::new().write(true).open(&used).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(file.file(), &[0xff; 8192], 4096 * 512 + 4096).unwrap();
+    let said = as_nobody(&world, &["audit", "used.raw"]);
+    assert_eq!(said.code, 1, "{said}");
+    assert!(said.err.contains("error: could not look at the disk"), "{said}");
+
+    world.recipe("build_secrets: [token]\nruncmd: [cp /run/secrets/token /opt/leaked]\n");
+    let said = as_nobody(&world, &["build", "--secret", "id=token,src=token", "r"]);
+    assert_eq!(said.code, 5, "{said}");
+    assert!(said.err.contains("/opt/leaked") && !said.err.contains("at byte"), "{said}");
+    share_kernel(&world.home());
+    world.assert_nothing_left("a leaking build in a machine");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Builds on disks of other kinds than the usual one: MBR with logical partitions, btrfs subvolumes, XFS, a /boot of
-//! its own.
+//! its own, an EFI system partition, LVM.
 
 use std::path::{Path, PathBuf};
 
+use crate::runners::{as_nobody, can_emulate, share_kernel};
 use crate::world::{World, can_build, derived_base, grep, has, installed, text, tool};
 
 /// The file systems of a test disk.
@@ -16,6 +17,8 @@ struct Layout {
     sizes: (u64, u64),
     filesystem: &'static str,
     subvolumes: bool,
+    /// The EFI system partition, by its first sector and its number of sectors.
+    esp: Option<(u64, u64)>,
 }
 
 const BTRFS: Layout = Layout {
@@ -27,10 +30,11 @@ const BTRFS: Layout = Layout {
     sizes: (131_072, 1_126_400 - 157_696),
     filesystem: "btrfs",
     subvolumes: true,
+    esp: None,
 };
 
 const XFS: Layout = Layout {
-    name: "gpt-xfs",
+    name: "gpt-xfs-esp",
     table: "label: gpt\nstart=2048,size=131072,name=boot\nstart=133120,size=8192,type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\n\
             start=141312,name=root\n",
     boot: 2048,
@@ -38,10 +42,51 @@ const XFS: Layout = Layout {
     sizes: (131_072, 1_124_352 - 141_312),
     filesystem: "xfs",
     subvolumes: false,
+    esp: Some((133_120, 8192)),
 };
+
+/// As Debian's installer makes it: the root and swap are logical volumes, and swap lies behind the root.
+const LVM: Layout = Layout {
+    name: "mbr-lvm",
+    table: "label: dos\nlabel-id: 0x1234abcd\nstart=2048,size=131072,type=83,bootable\nstart=133120,type=8e\n",
+    boot: 2048,
+    root: 133_120,
+    sizes: (131_072, 1_126_400 - 133_120),
+    filesystem: "ext4",
+    subvolumes: false,
+    esp: None,
+};
+
+/// The root's part of the volume group, and that of swap, in extents of 4 MiB.
+const EXTENTS: (u64, u64) = (110, 4);
+const GROUP: &str = "lab-vg";
+/// The size of an extent, and where the first one begins, in sectors.
+const EXTENT: (u64, u64) = (8192, 2048);
 
 const BOOT_UUID: &str = "0f3e9a52-7f0e-4b55-8b9c-00000000b007";
 const ROOT_UUID: &str = "0f3e9a52-7f0e-4b55-8b9c-000000000001";
+const ESP_SERIAL: &str = "1A2B-3C4D";
+
+/// LVM2's programs with one device, without the device mapper and udev, and without a trace on this host.
+fn lvm2(command: &str, node: &str, args: &[&str]) -> String {
+    let settings = format!(
+        "global {{ use_lvmlockd=0 use_lvmpolld=0 activation=0 }} activation {{ udev_sync=0 udev_rules=0 monitoring=0 }} \
+         backup {{ backup=0 archive=0 }} devices {{ use_devicesfile=0 obtain_device_list_from_udev=0 \
+         external_device_info_source=\"none\" filter=[\"a|^{node}$|\",\"r|.*|\"] }}"
+    );
+    let said = tool(command, &[&["--config", &settings], args].concat());
+    String::from_utf8(said).unwrap().trim().to_owned()
+}
+
+/// Shows a part of a disk to programs for as long as something is done with it.
+fn shown<T>(raw: &Path, (sector, sectors): (u64, u64), act: impl FnOnce(&str) -> T) -> T {
+    let (offset, size) = ((sector * 512).to_string(), (sectors * 512).to_string());
+    let node = tool("losetup", &["-f", "--show", "-o", &offset, "--sizelimit", &size, text(raw)]);
+    let node = String::from_utf8(node).unwrap();
+    let result = act(node.trim());
+    tool("losetup", &["-d", node.trim()]);
+    result
+}
 
 /// Mounts a part of a raw disk for as long as something is done in it.
 fn mounted(raw: &Path, (sector, sectors): (u64, u64), at: &Path, options: &str, act: impl FnOnce()) {
@@ -74,16 +119,45 @@ impl Layout {
             put(self.boot, self.sizes.0, &|image| {
                 tool("mke2fs", &["-q", "-t", "ext4", "-b", "1024", "-U", BOOT_UUID, image]);
             });
-            put(self.root, self.sizes.1, &|image| {
-                if self.filesystem == "xfs" {
+            let mut root_place = (self.root, self.sizes.1);
+            if self.name == LVM.name {
+                shown(&raw, root_place, |node| {
+                    lvm2("pvcreate", node, &["-y", "--dataalignment", "1m", node]);
+                    lvm2("vgcreate", node, &[GROUP, node]);
+                    for (name, extents) in [("root", EXTENTS.0), ("swap_1", EXTENTS.1)] {
+                        let extents = extents.to_string();
+                        lvm2("lvcreate", node, &["-y", "-an", "-Zn", "-Wn", "-l", &extents, "-n", name, GROUP]);
+                    }
+                });
+                root_place = (self.root + EXTENT.1, EXTENTS.0 * EXTENT.0);
+            }
+            if let Some((sector, sectors)) = self.esp {
+                put(sector, sectors, &|image| {
+                    tool("mkfs.vfat", &["-i", &ESP_SERIAL.replace('-', ""), image]);
+                });
+            }
+            put(root_place.0, root_place.1, &|image| {
+                if self.filesystem == "ext4" {
+                    tool("mke2fs", &["-q", "-t", "ext4", "-U", ROOT_UUID, image]);
+                } else if self.filesystem == "xfs" {
                     tool("mkfs.xfs", &["-q", "-m", &format!("uuid={ROOT_UUID}"), image]);
                 } else {
                     tool("mkfs.btrfs", &["-q", "-U", ROOT_UUID, image]);
                 }
             });
-            mounted(&raw, (self.root, self.sizes.1), &top, "", || {
+            mounted(&raw, (self.boot, self.sizes.0), &tree, "", || {
+                fs_err::create_dir(tree.join("efi")).unwrap();
+            });
+            mounted(&raw, root_place, &top, "", || {
                 let mut root = top.clone();
                 let mut fstab = vec![format!("UUID={BOOT_UUID} /boot ext4 defaults 0 2\n")];
+                if self.esp.is_some() {
+                    fstab.push(format!("UUID={ESP_SERIAL} /boot/efi vfat umask=0077 0 1\n"));
+                }
+                if self.name == LVM.name {
+                    fstab.push("/dev/mapper/lab--vg-root / ext4 errors=remount-ro 0 1\n".to_owned());
+                    fstab.push("/dev/mapper/lab--vg-swap_1 none swap sw 0 0\n".to_owned());
+                }
                 if self.subvolumes {
                     for name in ["@", "@home"] {
                         tool("btrfs", &["subvolume", "create", text(&top.join(name))]);
@@ -116,9 +190,129 @@ impl Layout {
     }
 }
 
+/// A disk with an ESP, built on in a machine: this is where an ESP is mounted on hosts whose own kernel has no vfat.
+#[test]
+fn machine_builds_reach_boot_and_the_efi_system_partition() {
+    let made = installed("mkfs.xfs") && installed("mkfs.vfat") && installed("mtype");
+    if !can_build() || !can_emulate() || !has("mtools", made) {
+        return;
+    }
+    let body = "disk: {size: 1Gi}\nwrite_files:\n  - {path: /boot/here, content: \"on boot\\n\"}\n  \
+                - {path: /boot/efi/here, content: \"on the ESP\\n\"}\n  - {path: /opt/here, content: \"on the root\\n\"}\n\
+                runcmd:\n  - |\n    set -ex\n    test \"$(grub-probe -t fs /boot/efi)\" = fat\n    \
+                test \"$(grub-probe -t fs /boot)\" = ext2\n    test \"$(grub-probe -t fs /)\" = xfs\n    \
+                test \"$(grub-probe -t fs_uuid /boot/efi/x)\" = 1A2B-3C4D\n    \
+                printf 'a\\303\\244' > /boot/efi/a-long-name.text\n    \
+                grep -E ' /boot/efi .* vfat ' /proc/self/mountinfo\n    df /boot/efi /boot /\n";
+    let world = World::on(&XFS.base(), "esp", body);
+    share_kernel(&world.home());
+    let said = as_nobody(&world, &["build", "--format", "json", "--runner", "vm", "r"]);
+    assert_eq!(said.code, 0, "{said}");
+    assert!(!said.err.contains("stays unmounted"), "{said}");
+    share_kernel(&world.home());
+    world.assert_nothing_left("a build in a machine");
+    let disk = world.disk(&world.only_disk());
+    let raw: &Path = &disk.raw;
+    let esp = format!("{}@@{}", text(raw), XFS.esp.unwrap().0 * 512);
+    assert_eq!(tool("mtype", &["-i", &esp, "::here"]), b"on the ESP\n");
+    assert_eq!(tool("mtype", &["-i", &esp, "::a-long-name.text"]), "a\u{e4}".as_bytes());
+    shown(raw, XFS.esp.unwrap(), |node| tool("fsck.vfat", &["-n", node]));
+    let (boot, root) = XFS.parts(raw);
+    let at = world.lab.path().join("mounted");
+    mounted(raw, boot, &at, ",ro", || {
+        assert_eq!(fs_err::read_to_string(at.join("here")).unwrap(), "on boot\n");
+        assert!(!at.join("efi/here").exists(), "the ESP was not mounted when it was written");
+    });
+    mounted(raw, root, &at, ",ro,nouuid", || {
+        assert_eq!(fs_err::read_to_string(at.join("opt/here")).unwrap(), "on the root\n");
+        assert!(!at.join("boot/here").exists(), "/boot was not mounted when it was written");
+        let space = rustix::fs::statvfs(&at).unwrap();
+        assert!(space.f_blocks * space.f_frsize > 800 << 20, "it did not grow");
+    });
+    shown(raw, root, |node| tool("xfs_repair", &["-n", node]));
+}
+
+#[test]
+fn machine_builds_grow_a_root_on_lvm_and_a_chroot_says_where_it_works() {
+    let made = ["pvcreate", "vgcreate", "lvcreate", "vgck"].iter().all(|name| installed(name));
+    if !can_build() || !can_emulate() || !has("lvm2", made) {
+        return;
+    }
+    let body = "disk: {size: 1Gi}\nwrite_files:\n  - {path: /boot/here, content: \"on boot\\n\"}\nruncmd:\n  - |\n    \
+                set -ex\n    test \"$(grub-probe -t device /)\" = /dev/mapper/lab--vg-root\n    \
+                test \"$(grub-probe -t abstraction /usr)\" = lvm\n    test -z \"$(grub-probe -t abstraction /boot)\"\n    \
+                test -e /dev/mapper/lab--vg-root\n    df -h / /boot\n    \
+                head -c 400000000 /dev/zero | tr '\\0' x > /opt/large\n    rm /opt/large\n    \
+                echo grown > /opt/here\n";
+    let base = LVM.base();
+    let world = World::on(&base, "lvm", body);
+    let said = world.build(&["--runner", "chroot"]);
+    assert_eq!(said.code, 1, "{said}");
+    assert!(said.err.contains("has its root in LVM (partition 2)") && said.err.contains("--runner vm"), "{said}");
+    world.assert_nothing_left("a refusal");
+
+    share_kernel(&world.home());
+    let said = as_nobody(&world, &["build", "--format", "json", "--runner", "vm", "r"]);
+    assert_eq!(said.code, 0, "{said}");
+    share_kernel(&world.home());
+    world.assert_nothing_left("a build in a machine");
+    let disk = world.disk(&world.only_disk());
+    let raw: &Path = &disk.raw;
+    let (boot, group) = LVM.parts(raw);
+    let usual = tempfile::Builder::new().prefix("usual-").tempfile_in(world.lab.path()).unwrap().into_temp_path();
+    tool("qemu-img", &["convert", "-O", "raw", text(&base), text(&usual)]);
+    let (before, after) = (lvm_facts(&usual, LVM.parts(&usual).1), lvm_facts(raw, group));
+    assert_eq!(before.0.split(' ').next(), after.0.split(' ').next(), "the group is another one");
+    assert!(after.0.ends_with(" 0"), "something is free: {after:?}");
+    assert!(before.1[1] == after.1[1] && before.1[1].starts_with("swap_1 "), "{before:?} {after:?}");
+    let id = |line: &str| line.rsplit_once(' ').unwrap().0.to_owned();
+    assert_eq!(id(&before.1[0]), id(&after.1[0]));
+    assert_eq!(after.2.len(), 3, "swap lies between the root's two segments: {after:?}");
+
+    // The root, put together by what LVM2 says of it, in pieces of 1 MiB.
+    let root = world.lab.path().join("root");
+    let mut at = 0;
+    for piece in after.2.iter().filter_map(|line| line.strip_prefix("root PV:")) {
+        let (first, last) = piece.split_once('-').unwrap();
+        let (first, last): (u64, u64) = (first.parse().unwrap(), last.parse().unwrap());
+        let skip = (group.0 + EXTENT.1 + first * EXTENT.0) / 2048;
+        let numbers = [("skip", skip), ("seek", at * 4), ("count", (last - first + 1) * 4)];
+        let mut args = vec![format!("if={}", text(raw)), format!("of={}", text(&root))];
+        args.extend(numbers.map(|(name, number)| format!("{name}={number}")));
+        args.extend(["bs=1M", "conv=notrunc,sparse", "status=none"].map(str::to_owned));
+        tool("dd", &args.iter().map(String::as_str).collect::<Vec<_>>());
+        at += last - first + 1;
+    }
+    fs_err::OpenOptions::new().write(true).open(&root).unwrap().set_len(at << 22).unwrap();
+    tool("e2fsck", &["-f", "-n", text(&root)]);
+    let facts = String::from_utf8(tool("dumpe2fs", &["-h", text(&root)])).unwrap();
+    let fact = |name: &str| facts.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    assert_eq!(fact("Filesystem UUID:"), ROOT_UUID);
+    assert_eq!(fact("Block count:"), (at << 10).to_string());
+    assert_eq!(tool("debugfs", &["-R", "cat /opt/here", text(&root)]), b"grown\n");
+    assert!(!grep(raw, &"x".repeat(5000)), "the disk still has what was deleted");
+    let mount = world.lab.path().join("mounted");
+    mounted(raw, boot, &mount, ",ro", || {
+        assert_eq!(fs_err::read_to_string(mount.join("here")).unwrap(), "on boot\n");
+    });
+}
+
+/// What LVM2 says of the group, its volumes and their segments; its own check must find nothing.
+fn lvm_facts(raw: &Path, place: (u64, u64)) -> (String, Vec<String>, Vec<String>) {
+    let fields = ["--noheadings", "--units", "s", "--nosuffix", "--separator", " ", "-o"];
+    let lines = |text: &str| text.lines().map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+    shown(raw, place, |node| {
+        let list = |command: &str, names: &str| lvm2(command, node, &[&fields[..], &[names, GROUP]].concat());
+        lvm2("vgck", node, &[GROUP]);
+        let volumes = lines(&list("lvs", "lv_name,lv_uuid,lv_size"));
+        let segments = list("lvs", "lv_name,seg_pe_ranges").replace(node, "PV");
+        (list("vgs", "vg_uuid,vg_free"), volumes, lines(&segments))
+    })
+}
+
 #[test]
 fn build_on_other_disks_reaches_every_file_system_and_leaves_nothing_deleted() {
-    let made = installed("mkfs.xfs") && installed("mkfs.btrfs");
+    let made = installed("mkfs.xfs") && installed("mkfs.btrfs") && installed("mkfs.vfat");
     if !can_build() || !has("xfsprogs", made) || !has("btrfs-progs", made) {
         return;
     }

@@ -65,7 +65,7 @@ pub(crate) fn share_kernel(home: &Path) {
 }
 
 /// Runs the program as a user who may do nothing, not even use /dev/kvm.
-fn as_nobody(world: &World, args: &[&str]) -> labwright_tests::Said {
+pub(crate) fn as_nobody(world: &World, args: &[&str]) -> labwright_tests::Said {
     said(&mut nobody(world, args))
 }
 

@@ -5,20 +5,27 @@ use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, Stdio};
 
-use labwright_core::causes;
-use labwright_disk::filesystem::FilesystemError;
-use labwright_disk::layout::LayoutError;
-use labwright_disk::mount::MountError;
-use labwright_disk::online::OnlineError;
-use labwright_disk::table::TableError;
+use labwright_core::{Cancel, causes};
+use labwright_disk::device::Disk;
+use labwright_disk::filesystem::FilesystemKind;
+use labwright_disk::layout::candidates;
+use labwright_disk::loop_device::Access;
+use labwright_disk::system::{System, SystemError};
+use labwright_guest::audit::{Needles, in_tree};
 use labwright_guest::frame::{self, FrameError};
-use labwright_guest::free_space::FreeSpaceError;
 use labwright_guest::protocol::{Failure, Message};
 
-use crate::disk::{Disk, Scratch, TARGET};
-use crate::machine::{self, Modules};
+use crate::ModuleSet;
+use crate::disk::{self, CommitError};
+use crate::machine::{self, Modules, Scratch};
 use crate::network;
 use crate::orders::{FailureKind, Order, Reply};
+
+/// Where the root is mounted.
+const TARGET: &str = "/mnt";
+
+/// How much of what was found goes into one message: with the longest paths it stays below what a frame may have.
+const TOGETHER: usize = 40;
 
 /// What the machine cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -32,23 +39,15 @@ pub(crate) enum Error {
     #[error("the disk is not open")]
     Closed,
     #[error(transparent)]
-    Layout(#[from] LayoutError),
+    Disk(#[from] SystemError),
     #[error(transparent)]
-    Table(#[from] TableError),
-    #[error(transparent)]
-    Filesystem(#[from] FilesystemError),
-    #[error(transparent)]
-    Online(#[from] OnlineError),
-    #[error(transparent)]
-    Mount(#[from] MountError),
-    #[error(transparent)]
-    FreeSpace(#[from] FreeSpaceError),
+    Commit(#[from] CommitError),
 }
 
 impl Error {
     fn kind(&self) -> FailureKind {
         match self {
-            Self::Layout(_) | Self::Table(_) | Self::Filesystem(_) | Self::Online(_) => FailureKind::Disk,
+            Self::Disk(error) | Self::Commit(CommitError::System(error)) if error.is_of_disk() => FailureKind::Disk,
             _ => FailureKind::Machine,
         }
     }
@@ -96,7 +95,7 @@ fn start() -> Result<(), Error> {
 }
 
 fn serve(mut port: File, modules: &Modules, scratch: &Scratch) -> Result<(), Error> {
-    let mut disk: Option<Disk> = None;
+    let mut disk: Option<System> = None;
     loop {
         let order = match frame::read_json(&mut port) {
             Ok(order) => order,
@@ -115,35 +114,78 @@ fn serve(mut port: File, modules: &Modules, scratch: &Scratch) -> Result<(), Err
 
 fn carry_out(
     order: &Order,
-    disk: &mut Option<Disk>,
+    disk: &mut Option<System>,
     modules: &Modules,
     scratch: &Scratch,
     port: &mut File,
 ) -> Result<Reply, Error> {
     match order {
         Order::Open => {
-            let opened = disk.insert(Disk::open(machine::disk('a')?, modules)?);
-            Ok(Reply::Opened { root: opened.root_size(), keeps_deleted: opened.keeps_deleted() })
+            let opened = disk.insert(open(modules)?);
+            let root = opened.root();
+            // btrfs does not list what is free.
+            let keeps_deleted = root.filesystem.kind == FilesystemKind::Btrfs;
+            Ok(Reply::Opened { root: root.place.size, keeps_deleted })
         }
-        Order::Grow => disk.as_mut().ok_or(Error::Closed)?.grow().map(|()| Reply::Done),
-        Order::Step { host_ports } => {
+        Order::Grow => {
+            disk.as_mut().ok_or(Error::Closed)?.grow(&Cancel::new())?;
+            Ok(Reply::Done)
+        }
+        Order::Step { read_only, host_ports } => {
             for port in host_ports {
                 network::allow(*port).doing(|| format!("let the step reach port {port} of the host"))?;
             }
-            let disk = disk.as_mut().ok_or(Error::Closed)?;
-            disk.mount()?;
-            step(&disk.info()?, scratch, port).map(|()| Reply::StepEnded)
+            let system = disk.as_mut().ok_or(Error::Closed)?;
+            let access = if *read_only { Access::ReadOnly } else { Access::ReadWrite };
+            let warnings = system.mount(access)?.warnings().to_vec();
+            let info = disk::info(system)?;
+            let archives = scratch.archives.display().to_string();
+            step(&Reply::Ready { root: TARGET.to_owned(), archives, disk: info, warnings }, port)?;
+            Ok(Reply::StepEnded)
         }
-        Order::Commit { trim } => disk.as_mut().ok_or(Error::Closed)?.commit(*trim).map(|()| Reply::Done),
+        Order::Search { secrets, keys } => {
+            let system = disk.as_mut().ok_or(Error::Closed)?;
+            system.mount(Access::ReadOnly)?;
+            let needles = if *keys { Needles::secrets_and_keys(secrets) } else { Needles::secrets(secrets) };
+            let found = in_tree(TARGET.as_ref(), &needles).doing(|| "look into the files of the disk".to_owned())?;
+            for some in found.chunks(TOGETHER) {
+                frame::write_json(port, &Reply::Found(some.to_vec()))?;
+            }
+            Ok(Reply::Searched)
+        }
+        Order::Commit { trim: true } => {
+            disk::commit(disk.as_mut().ok_or(Error::Closed)?)?;
+            Ok(Reply::Done)
+        }
+        Order::Commit { trim: false } => {
+            disk.as_mut().ok_or(Error::Closed)?.unmount()?;
+            Ok(Reply::Done)
+        }
     }
+}
+
+/// Loads what the disk needs and finds the system on it.
+fn open(modules: &Modules) -> Result<System, Error> {
+    let device = machine::disk('a')?;
+    let file = fs_err::File::open(&device).doing(|| "open the disk".to_owned())?;
+    for candidate in candidates(&file).map_err(SystemError::from)? {
+        match candidate.filesystem.kind {
+            FilesystemKind::Xfs => modules.load(ModuleSet::Xfs)?,
+            FilesystemKind::Btrfs => modules.load(ModuleSet::Btrfs)?,
+            FilesystemKind::Vfat => modules.load(ModuleSet::Vfat)?,
+            FilesystemKind::LvmPhysicalVolume => modules.load(ModuleSet::Lvm)?,
+            _ => {}
+        }
+    }
+    drop(file);
+    Ok(System::open(Disk::Device(device), TARGET, "/look".as_ref())?)
 }
 
 /// Lets the guest program have the port until its step is done.
 ///
 /// Nothing is read ahead on either side: the host sends only what it was asked for.
-fn step(disk: &labwright_guest::protocol::DiskInfo, scratch: &Scratch, port: &mut File) -> Result<(), Error> {
-    let archives = scratch.archives.display().to_string();
-    frame::write_json(port, &Reply::Ready { root: TARGET.to_owned(), archives, disk: disk.clone() })?;
+fn step(ready: &Reply, port: &mut File) -> Result<(), Error> {
+    frame::write_json(port, ready)?;
     let end = || port.try_clone().map(Stdio::from).doing(|| "hand on the port".to_owned());
     #[expect(
         clippy::disallowed_methods,

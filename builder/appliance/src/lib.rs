@@ -7,6 +7,8 @@
 //! It never decides what to build, and there is nothing of the host in its machine but the kernel, its modules and this
 //! program: what a step can reach, break or read is the machine, and the network where the step has one.
 //!
+//! [`disk`] is for both runners: on the host the chroot runner's worker finishes disks with it.
+//!
 //! Main types: [`orders::Order`], [`orders::Reply`].
 //!
 //! ```
@@ -16,7 +18,7 @@
 //! assert_eq!(order, r#"{"commit":{"trim":true}}"#);
 //! ```
 
-mod disk;
+pub mod disk;
 mod init;
 mod machine;
 mod network;
@@ -42,11 +44,15 @@ pub enum ModuleSet {
     Xfs,
     /// What btrfs needs.
     Btrfs,
+    /// What an EFI system partition needs.
+    Vfat,
+    /// What logical volumes need.
+    Lvm,
 }
 
 impl ModuleSet {
     /// Every set.
-    pub const ALL: [Self; 3] = [Self::Machine, Self::Xfs, Self::Btrfs];
+    pub const ALL: [Self; 5] = [Self::Machine, Self::Xfs, Self::Btrfs, Self::Vfat, Self::Lvm];
 
     /// The name of the list.
     pub const fn as_str(self) -> &'static str {
@@ -54,6 +60,8 @@ impl ModuleSet {
             Self::Machine => "machine",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
+            Self::Vfat => "vfat",
+            Self::Lvm => "lvm",
         }
     }
 }

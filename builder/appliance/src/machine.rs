@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::MountFlags;
 
-use crate::disk::Scratch;
 use crate::init::{Doing, Error};
 use crate::{MODULES, ModuleSet, PORT};
 
@@ -20,6 +19,13 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// How many processes and threads there may be, the kernel's own among them: as many as a step of the chroot runner may
 /// have. A step that starts one after the other fails then, where the machine would stand still.
 const THREADS: &str = "2048";
+
+/// What is mounted for the time of a build only.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    /// The directory for packages.
+    pub(crate) archives: PathBuf,
+}
 
 /// The kernel's modules, in a directory that has no path any more.
 #[derive(Debug)]

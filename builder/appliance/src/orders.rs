@@ -1,5 +1,7 @@
 //! What host and appliance say to each other, as frames of `labwright_guest::frame`.
 
+use labwright_core::NamedSecret;
+use labwright_guest::audit::InTree;
 use labwright_guest::protocol::DiskInfo;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +18,16 @@ pub enum Order {
     Step {
         /// TCP ports on the host's loopback address that the step may reach: proxies. All others are refused.
         host_ports: Vec<u16>,
+        /// Whether nothing can be written: for an audit.
+        read_only: bool,
+    },
+    /// Looks into every file, with the file systems mounted read-only. Answered by any number of [`Reply::Found`] and
+    /// then [`Reply::Searched`].
+    Search {
+        /// What for.
+        secrets: Vec<NamedSecret>,
+        /// Whether private keys are looked for too.
+        keys: bool,
     },
     /// Makes sure that everything is on the disk, and lets go of it.
     Commit {
@@ -45,7 +57,13 @@ pub enum Reply {
         archives: String,
         /// What boot loaders in the guest should see.
         disk: DiskInfo,
+        /// What could not be mounted, in sentences.
+        warnings: Vec<String>,
     },
+    /// The first or next of what was found in files.
+    Found(Vec<InTree>),
+    /// Every file was looked into.
+    Searched,
     /// The guest program has ended.
     StepEnded,
     /// The order failed.

@@ -40,7 +40,7 @@ pub fn below_root(text: &str, table: &Partitions, candidates: &[Candidate], root
         match (matching.next(), matching.next()) {
             (Some(candidate), None) if candidate.filesystem.kind.can_be_below() => {
                 // The root once more, or two entries for one place: the first one counts.
-                let same = candidate.offset == root.offset && entry.subvolume == root.subvolume;
+                let same = candidate.place.offset == root.place.offset && entry.subvolume == root.subvolume;
                 if !same && found.iter().all(|other| other.mount_point != entry.mount_point) {
                     let (mount_point, subvolume) = (entry.mount_point, entry.subvolume);
                     found.push(Below { mount_point, candidate: candidate.clone(), subvolume });
@@ -107,17 +107,27 @@ impl Entry {
             let (tag, value) = self.spec.split_once('=')?;
             Some((tag, value.trim_matches('"').to_owned()))
         });
-        let partition = candidate.partition.and_then(|number| table.get(number));
         let same = |value: &Option<String>, wanted: &str| {
             value.as_ref().is_some_and(|value| value.eq_ignore_ascii_case(wanted))
         };
+        if let Some(volume) = &candidate.place.volume {
+            // Its partition's names are those of the physical volume.
+            return match &tag {
+                Some(("UUID", value)) => same(&candidate.filesystem.uuid, value),
+                Some(("LABEL", value)) => candidate.filesystem.label.as_ref() == Some(value),
+                Some(_) => false,
+                None => volume.has_name(&self.spec),
+            };
+        }
+        let number_of = candidate.place.partition;
+        let partition = number_of.and_then(|number| table.get(number));
         match tag {
             Some(("UUID", value)) => same(&candidate.filesystem.uuid, &value),
             Some(("LABEL", value)) => candidate.filesystem.label.as_ref() == Some(&value),
-            Some(("PARTUUID", value)) => same(&candidate.partition.and_then(|number| table.part_uuid(number)), &value),
+            Some(("PARTUUID", value)) => same(&number_of.and_then(|number| table.part_uuid(number)), &value),
             Some(("PARTLABEL", value)) => partition.is_some_and(|partition| partition.name == value),
             Some(_) => false,
-            None => number(&self.spec).is_some_and(|number| candidate.partition == Some(number)),
+            None => number(&self.spec).is_some_and(|number| number_of == Some(number)),
         }
     }
 }
@@ -151,11 +161,13 @@ fn unescape(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::filesystem::{Filesystem, FilesystemKind};
+    use crate::layout::Place;
     use crate::table::{Guid, Partition, PartitionKind, Scheme};
 
     fn candidate(number: u32, kind: FilesystemKind, uuid: &str, label: &str) -> Candidate {
         let filesystem = Filesystem { kind, uuid: Some(uuid.to_owned()), label: Some(label.to_owned()) };
-        Candidate { partition: Some(number), offset: u64::from(number) << 20, size: 1 << 20, filesystem }
+        let place = Place { partition: Some(number), offset: u64::from(number) << 20, size: 1 << 20, volume: None };
+        Candidate { place, filesystem }
     }
 
     fn disk() -> (Partitions, Vec<Candidate>, Root) {
@@ -177,9 +189,7 @@ mod tests {
             candidate(4, FilesystemKind::Swap, "dddd-4", "swap"),
         ];
         let root = Root {
-            partition: Some(1),
-            offset: 1 << 20,
-            size: 1 << 20,
+            place: candidates[0].place.clone(),
             filesystem: candidates[0].filesystem.clone(),
             subvolume: Some("@".to_owned()),
         };
@@ -192,7 +202,7 @@ mod tests {
         let (below, missing) = below_root(text, &table, &candidates, &root);
         let line = |below: &Below| {
             let subvolume = below.subvolume.as_deref().unwrap_or_default();
-            format!("{} {} {subvolume}", below.mount_point, below.candidate.partition.unwrap())
+            format!("{} {} {subvolume}", below.mount_point, below.candidate.place.partition.unwrap())
         };
         (
             below.iter().map(|below| line(below).trim_end().to_owned()).collect(),

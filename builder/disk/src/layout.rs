@@ -5,47 +5,56 @@ use std::path::{Path, PathBuf};
 
 use fs_err::File;
 
+use crate::device::{DeviceError, Disk};
 use crate::filesystem::{Filesystem, FilesystemError, FilesystemKind, probe};
-use crate::loop_device::{Access, LoopDevice, LoopError};
+use crate::loop_device::Access;
+use crate::lvm::{self, LvmError, Volume, Volumes};
 use crate::mount::{Flags, Mount, MountError};
 use crate::table::{self, TableError};
 
 /// Subvolumes in which distributions put the root, besides the default one.
 const SUBVOLUMES: [&str; 3] = ["root", "@", "@/.snapshots/1/snapshot"];
 
-/// The place of the root file system on a disk.
+/// A part of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Root {
-    /// The partition's number, or nothing if the whole disk is one file system.
+pub struct Place {
+    /// The number of the partition that it is, or lies in; nothing where a disk has no partitions.
     pub partition: Option<u32>,
     /// The first byte.
     pub offset: u64,
     /// The size in bytes.
     pub size: u64,
+    /// The logical volume that it is; its bytes need not follow each other on the disk.
+    pub volume: Option<Volume>,
+}
+
+impl Place {
+    /// What a person calls it.
+    fn described(&self) -> String {
+        match (&self.volume, self.partition) {
+            (Some(volume), _) => format!("the logical volume {}/{}", volume.group, volume.name),
+            (None, Some(number)) => format!("partition {number}"),
+            (None, None) => "the whole disk".to_owned(),
+        }
+    }
+}
+
+/// The place of the root file system on a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Root {
+    /// Where it is.
+    pub place: Place,
     /// What it is.
     pub filesystem: Filesystem,
     /// The btrfs subvolume that is the root, if it is not the default one.
     pub subvolume: Option<String>,
 }
 
-impl Root {
-    /// Options of the file system for mounting it read-only as it lies there: the journal is not replayed.
-    pub fn look_options(&self) -> String {
-        let subvolume = self.subvolume.as_ref().map(|subvolume| format!("subvol={subvolume}"));
-        let own = Some(self.filesystem.kind.look_options().to_owned()).filter(|options| !options.is_empty());
-        own.into_iter().chain(subvolume).collect::<Vec<_>>().join(",")
-    }
-}
-
 /// A part of a disk that holds something known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
-    /// The partition's number, or nothing for the whole disk.
-    pub partition: Option<u32>,
-    /// The first byte.
-    pub offset: u64,
-    /// The size in bytes.
-    pub size: u64,
+    /// Where it is.
+    pub place: Place,
     /// What it holds.
     pub filesystem: Filesystem,
 }
@@ -59,9 +68,12 @@ pub enum LayoutError {
     /// A file system.
     #[error(transparent)]
     Filesystem(#[from] FilesystemError),
-    /// A loop device.
+    /// A part of the disk as a block device.
     #[error(transparent)]
-    Loop(#[from] LoopError),
+    Device(#[from] DeviceError),
+    /// Logical volumes.
+    #[error(transparent)]
+    Lvm(#[from] LvmError),
     /// A mount.
     #[error(transparent)]
     Mount(#[from] MountError),
@@ -93,92 +105,146 @@ pub enum LayoutError {
         /// What it holds.
         what: &'static str,
     },
+    /// The system may be in a logical volume, and the disk is open in a way that does not reach those.
+    #[error(
+        "`{}` has its root in LVM ({place}), whose volumes cannot be reached through loop devices: a machine of its own \
+         opens them",
+        path.display()
+    )]
+    NeedsMachine {
+        /// The disk.
+        path: PathBuf,
+        /// Which part of it.
+        place: String,
+    },
+    /// The system is in a logical volume of a kind that is not opened here.
+    #[error("`{}` has its root in the logical volume {volume}, which is {kind} and not a linear one", path.display())]
+    NotLinear {
+        /// The disk.
+        path: PathBuf,
+        /// The first such volume.
+        volume: String,
+        /// What it is (`thin`).
+        kind: String,
+    },
     /// More than one system.
-    #[error("`{}` has a root file system on partitions {first} and {second}", path.display())]
+    #[error("`{}` has a root file system on {first} and on {second}", path.display())]
     TwoRoots {
         /// The disk.
         path: PathBuf,
         /// One.
-        first: u32,
+        first: String,
         /// The other.
-        second: u32,
+        second: String,
     },
 }
 
 fn describe(found: &[Candidate]) -> String {
-    let part = |candidate: &Candidate| {
-        let kind = candidate.filesystem.kind.as_str();
-        candidate.partition.map_or_else(|| kind.to_owned(), |number| format!("{kind} on partition {number}"))
-    };
     if found.is_empty() {
         return "nothing that is known".to_owned();
     }
+    let part = |Candidate { place, filesystem }: &Candidate| match (place.partition, &place.volume) {
+        (None, None) => filesystem.kind.as_str().to_owned(),
+        _ => format!("{} on {}", filesystem.kind.as_str(), place.described()),
+    };
     found.iter().map(part).collect::<Vec<_>>().join(", ")
 }
 
-/// Lists what the partitions of a disk hold, in the order of their numbers. Needs no privilege.
+/// Lists what the partitions of a disk hold, in the order of their numbers, and behind each physical volume of LVM what
+/// its linear volumes hold. Needs no privilege.
 pub fn candidates(disk: &File) -> Result<Vec<Candidate>, LayoutError> {
     let table = table::read(disk)?;
-    let mut found = Vec::new();
-    for partition in &table.partitions {
-        if let Some(filesystem) = probe(disk, partition.offset(), partition.size())? {
-            found.push(Candidate {
-                partition: Some(partition.number),
-                offset: partition.offset(),
-                size: partition.size(),
-                filesystem,
-            });
-        }
-    }
-    if table.partitions.is_empty() {
+    let mut places: Vec<Place> = table
+        .partitions
+        .iter()
+        .map(|partition| Place {
+            partition: Some(partition.number),
+            offset: partition.offset(),
+            size: partition.size(),
+            volume: None,
+        })
+        .collect();
+    if places.is_empty() {
         let size = rustix::fs::seek(disk, rustix::fs::SeekFrom::End(0))
             .map_err(|error| LayoutError::Access { source: error.into() })?;
-        if let Some(filesystem) = probe(disk, 0, size)? {
-            found.push(Candidate { partition: None, offset: 0, size, filesystem });
+        places.push(Place { partition: None, offset: 0, size, volume: None });
+    }
+    let mut found = Vec::new();
+    for place in places {
+        let Some(filesystem) = probe(disk, place.offset, place.size)? else { continue };
+        let volumes = volumes(disk, &place, &filesystem);
+        found.push(Candidate { place: place.clone(), filesystem });
+        // What is wrong with them matters only if the root is nowhere else.
+        for volume in volumes.map(|volumes| volumes.linear).unwrap_or_default() {
+            let (first, size) = (volume.segments[0], volume.size());
+            if let Some(filesystem) = probe(disk, first.offset, first.size)? {
+                let place = Place { partition: place.partition, offset: first.offset, size, volume: Some(volume) };
+                found.push(Candidate { place, filesystem });
+            }
         }
     }
     Ok(found)
 }
 
-/// Finds the one partition that has `/usr`, `/etc` and an os-release file. Every candidate is mounted read-only below
-/// `scratch_dir`, without replaying a journal, and nothing on it is executed.
-pub fn find_root(raw: &Path, scratch_dir: &Path) -> Result<Root, LayoutError> {
-    let disk = File::open(raw).map_err(|source| LayoutError::Access { source })?;
-    let found = candidates(&disk)?;
+/// The volumes of what may be a physical volume.
+fn volumes(disk: &File, place: &Place, filesystem: &Filesystem) -> Result<Volumes, LvmError> {
+    match filesystem.kind {
+        FilesystemKind::LvmPhysicalVolume if place.volume.is_none() => lvm::read(disk, place.offset, place.size),
+        _ => Ok(Volumes::default()),
+    }
+}
+
+/// Finds the one part of a disk that has `/usr`, `/etc` and an os-release file. Every candidate is mounted read-only
+/// below `scratch_dir`, without replaying a journal, and nothing on it is executed.
+pub fn find_root(disk: &Disk, scratch_dir: &Path) -> Result<Root, LayoutError> {
+    let path = disk.path();
+    let file = File::open(path).map_err(|source| LayoutError::Access { source })?;
+    let found = candidates(&file)?;
+    let reachable = |place: &Place| disk.has_volumes() || place.volume.is_none();
     let mut root: Option<Root> = None;
     for candidate in found.iter().filter(|candidate| candidate.filesystem.kind.can_be_root()) {
-        let subvolume = match look(raw, scratch_dir, candidate)? {
+        if !reachable(&candidate.place) {
+            continue;
+        }
+        let subvolume = match look(disk, scratch_dir, candidate)? {
             Look::Nothing => continue,
             Look::Root => None,
             Look::Subvolume(name) => Some(name.to_owned()),
         };
-        if let Some(first) = root.as_ref().and_then(|root| root.partition) {
-            let second = candidate.partition.unwrap_or_default();
-            return Err(LayoutError::TwoRoots { path: raw.to_owned(), first, second });
+        if let Some(root) = &root {
+            let (first, second) = (root.place.described(), candidate.place.described());
+            return Err(LayoutError::TwoRoots { path: path.to_owned(), first, second });
         }
-        root = Some(Root {
-            partition: candidate.partition,
-            offset: candidate.offset,
-            size: candidate.size,
-            filesystem: candidate.filesystem.clone(),
-            subvolume,
-        });
+        let Candidate { place, filesystem } = candidate.clone();
+        root = Some(Root { place, filesystem, subvolume });
     }
-    root.ok_or_else(|| no_root(raw, found))
+    match root {
+        Some(root) => Ok(root),
+        None => Err(no_root(disk, &file, found)),
+    }
 }
 
 /// Why there is no root.
-fn no_root(raw: &Path, found: Vec<Candidate>) -> LayoutError {
-    let path = raw.to_owned();
-    let hidden =
-        found.iter().find_map(|candidate| Some((candidate.partition, candidate.filesystem.kind.out_of_reach()?)));
-    match hidden {
-        Some((partition, what)) => {
-            let place = partition.map_or_else(|| "content".to_owned(), |number| format!("partition {number}"));
-            LayoutError::OutOfReach { path, place, what }
+fn no_root(disk: &Disk, file: &File, found: Vec<Candidate>) -> LayoutError {
+    let path = disk.path().to_owned();
+    for candidate in &found {
+        let (place, kind) = (candidate.place.described(), candidate.filesystem.kind);
+        if kind == FilesystemKind::LvmPhysicalVolume {
+            let volumes = match volumes(file, &candidate.place, &candidate.filesystem) {
+                Ok(volumes) => volumes,
+                Err(error) => return error.into(),
+            };
+            if !disk.has_volumes() && !volumes.linear.is_empty() {
+                return LayoutError::NeedsMachine { path, place };
+            }
+            if let Some((name, kind)) = volumes.others.into_iter().next() {
+                return LayoutError::NotLinear { path, volume: name, kind };
+            }
+        } else if let Some(what) = kind.out_of_reach() {
+            return LayoutError::OutOfReach { path, place, what };
         }
-        None => LayoutError::NoRoot { path, found },
     }
+    LayoutError::NoRoot { path, found }
 }
 
 /// What a look into a candidate found.
@@ -189,12 +255,12 @@ enum Look {
 }
 
 /// Whether a candidate is a root, and in which subvolume.
-fn look(raw: &Path, scratch_dir: &Path, candidate: &Candidate) -> Result<Look, LayoutError> {
+fn look(disk: &Disk, scratch_dir: &Path, candidate: &Candidate) -> Result<Look, LayoutError> {
     let kind = candidate.filesystem.kind;
     let target = tempfile::Builder::new().prefix("look-").tempdir_in(scratch_dir).map_err(|error| {
         LayoutError::Access { source: io::Error::new(error.kind(), format!("`{}`: {error}", scratch_dir.display())) }
     })?;
-    let device = LoopDevice::attach(raw, candidate.offset, candidate.size, Access::ReadOnly)?;
+    let device = disk.attach(&candidate.place, Access::ReadOnly)?;
     let mut result = Look::Nothing;
     let options = kind.look_options();
     let top = format!("{options},subvolid=5");

@@ -11,7 +11,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Doing, StepError};
-use crate::protocol::DiskInfo;
+use crate::protocol::{DiskInfo, FileSystemInfo};
 use crate::seal::POLICY_MARK;
 use crate::session::{Program, Session};
 
@@ -22,9 +22,13 @@ const DIVERT: &str = "/usr/bin/dpkg-divert";
 /// More than any boot menu.
 const LONGEST_MENU: u64 = 4 << 20;
 
-/// The file that stands for a file system's device.
-pub(crate) fn device(index: usize) -> String {
-    format!("/dev/labwright/{index}")
+/// The file that stands for a file system's device. A logical volume has its own name, which is the same in every
+/// machine.
+pub(crate) fn device(index: usize, system: &FileSystemInfo) -> String {
+    match &system.volume {
+        Some(volume) => volume.device.clone(),
+        None => format!("/dev/labwright/{index}"),
+    }
 }
 
 /// Moves a program aside or back, through dpkg.
@@ -94,13 +98,17 @@ fn named_roots(menu: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Refuses a boot menu that a step made to name a device of the build: no machine has one of this name.
-pub(crate) fn check_roots(before: &Roots, now: &Roots) -> Result<(), StepError> {
+/// Refuses a boot menu that a step made to name a device of the build: no machine has one of this name. The
+/// names of the disk's own logical volumes every machine has.
+pub(crate) fn check_roots(before: &Roots, now: &Roots, disk: Option<&DiskInfo>) -> Result<(), StepError> {
     const LASTING: [&str; 5] = ["UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "/dev/disk/by-"];
+    let systems = disk.iter().flat_map(|disk| &disk.file_systems);
+    let volumes: Vec<&str> = systems.filter_map(|system| Some(system.volume.as_ref()?.device.as_str())).collect();
     for (path, roots) in now {
         let known = |root: &&String| {
             LASTING.iter().any(|name| root.starts_with(name))
                 || !root.starts_with("/dev/")
+                || volumes.contains(&root.as_str())
                 // The image's own choice, which machines boot with.
                 || before.get(path).is_some_and(|before| before.contains(*root))
         };
@@ -162,8 +170,9 @@ fn script(disk: &DiskInfo) -> String {
         let mount = system.mount.as_str().trim_end_matches('/');
         let whole = quote(if mount.is_empty() { "/" } else { mount });
         let (uuid, part, fs) = (quote(&system.uuid), quote(&system.partition_uuid), quote(&system.grub_fs));
-        let device = device(index);
-        let answers = format!("device={device} uuid={uuid} partuuid={part} fs={fs} ;;\n");
+        let device = quote(&device(index, system));
+        let volume = quote(system.volume.as_ref().map_or("", |volume| volume.grub.as_str()));
+        let answers = format!("device={device} uuid={uuid} partuuid={part} fs={fs} volume={volume} ;;\n");
         devices.extend([&device, ") ", &answers]);
         mounts.extend([&whole, "|", &quote(mount), "/*) ", &answers]);
     }
@@ -197,8 +206,11 @@ case "$target" in
     fs_uuid) echo "$uuid" ;;
     partuuid) echo "$partuuid" ;;
     partmap) echo {map} ;;
-    fs_label|abstraction|hints_string|compatibility_hint|bios_hints|efi_hints|baremetal_hints|cryptodisk_uuid) echo ;;
-    drive) echo '(hd0)' ;;
+    abstraction) [ -z "$volume" ] || echo lvm ;;
+    compatibility_hint|bios_hints|efi_hints|baremetal_hints) echo "$volume" ;;
+    hints_string) [ -z "$volume" ] || echo "--hint='$volume' " ;;
+    fs_label|cryptodisk_uuid) echo ;;
+    drive) [ -z "$volume" ] && echo '(hd0)' || echo "($volume)" ;;
     *) echo "grub-probe: error: $target is not known while an image is built." >&2; exit 1 ;;
 esac
 "#
@@ -208,7 +220,7 @@ esac
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::FileSystemInfo;
+    use crate::protocol::VolumeInfo;
 
     #[test]
     fn a_root_by_a_name_of_the_build_is_refused() {
@@ -220,14 +232,14 @@ mod tests {
             Roots::from([(PathBuf::from("/boot/grub/grub.cfg"), named_roots(&text))])
         };
         for good in ["UUID=abc", "PARTUUID=1234abcd-01", "LABEL=root", "/dev/disk/by-uuid/abc", "zfs:AUTO"] {
-            check_roots(&Roots::new(), &menu(good)).unwrap();
+            check_roots(&Roots::new(), &menu(good), None).unwrap();
         }
         for bad in ["/dev/loop0", "/dev/labwright/0", "/dev/vda1", "/dev/mapper/x"] {
-            let error = check_roots(&menu("UUID=abc"), &menu(bad)).unwrap_err().to_string();
+            let error = check_roots(&menu("UUID=abc"), &menu(bad), None).unwrap_err().to_string();
             let expected = "/boot/grub/grub.cfg would boot from";
             assert!(error.starts_with(expected) && error.contains(&format!("`root={bad}`")), "{error}");
             // What the image had before is its own matter.
-            check_roots(&menu(bad), &menu(bad)).unwrap();
+            check_roots(&menu(bad), &menu(bad), None).unwrap();
         }
         assert_eq!(
             named_roots("title x\noptions root=UUID=1 rootflags=subvol=root rw\n"),
@@ -243,11 +255,17 @@ mod tests {
             uuid: uuid.to_owned(),
             partition_uuid: format!("part-{uuid}"),
             grub_fs: fs.to_owned(),
+            volume: None,
         };
+        let volume = VolumeInfo { device: "/dev/mapper/vg-usr".to_owned(), grub: "lvmid/a/b".to_owned() };
+        let usr = FileSystemInfo { volume: Some(volume), ..system("/usr", "usr-id", "ext2") };
         let disk = DiskInfo {
             partition_map: "gpt".to_owned(),
-            file_systems: vec![system("/", "root-id", "ext2"), system("/etc", "other-id", "xfs")],
+            file_systems: vec![system("/", "root-id", "ext2"), system("/etc", "other-id", "xfs"), usr],
         };
+        let menu = |root: &str| Roots::from([(PathBuf::from("x"), [root.to_owned()].into())]);
+        check_roots(&Roots::new(), &menu("/dev/mapper/vg-usr"), Some(&disk)).unwrap();
+        check_roots(&Roots::new(), &menu("/dev/mapper/vg-other"), Some(&disk)).unwrap_err();
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("grub-probe");
         fs_err::write(&file, script(&disk)).unwrap();
@@ -256,9 +274,15 @@ mod tests {
             (&["--device", "/dev/labwright/0", "--target=fs_uuid"], "root-id\n"),
             (&["-d", "/dev/labwright/1", "-t", "fs"], "xfs\n"),
             (&["-t", "fs_uuid", "/etc/passwd"], "other-id\n"),
-            (&["-t", "partuuid", "/usr/bin"], "part-root-id\n"),
+            (&["-t", "partuuid", "/var"], "part-root-id\n"),
+            (&["-t", "device", "/usr/bin"], "/dev/mapper/vg-usr\n"),
+            (&["-t", "abstraction", "-d", "/dev/mapper/vg-usr"], "lvm\n"),
+            (&["-t", "hints_string", "/usr"], "--hint='lvmid/a/b' \n"),
+            (&["-t", "compatibility_hint", "/usr"], "lvmid/a/b\n"),
+            (&["-t", "drive", "/usr"], "(lvmid/a/b)\n"),
             (&["--target=partmap", "/"], "gpt\n"),
-            (&["--target=hints_string", "-d", "/dev/labwright/0"], "\n"),
+            (&["--target=compatibility_hint", "-d", "/dev/labwright/0"], "\n"),
+            (&["-t", "drive", "/"], "(hd0)\n"),
             (&["--target=fs_uuid", "--device", "/dev/sda1"], ""),
             (&["--target=zero_check", "/"], ""),
         ] {

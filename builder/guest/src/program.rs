@@ -176,7 +176,7 @@ fn with_stand_ins(session: &mut Session, request: &Request) -> Result<(), Failed
         result = boot::update_menu(session).map_err(early);
     }
     if result.is_ok() {
-        result = boot::check_roots(&roots, &boot::roots()).map_err(early);
+        result = boot::check_roots(&roots, &boot::roots(), request.disk.as_ref()).map_err(early);
     }
     // Nobody of the guest may be there while its files are put back.
     end_everything();

@@ -175,6 +175,19 @@ pub struct FileSystemInfo {
     pub partition_uuid: String,
     /// Its kind, as grub names it (`ext2` for ext4, `xfs`, `btrfs`, `fat`).
     pub grub_fs: String,
+    /// The logical volume of LVM that it is on.
+    #[serde(default)]
+    pub volume: Option<VolumeInfo>,
+}
+
+/// A logical volume, by its names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeInfo {
+    /// Its device in every machine that boots from the disk (`/dev/mapper/vg-root`).
+    pub device: String,
+    /// Its name for grub (`lvmid/GROUP/VOLUME`).
+    pub grub: String,
 }
 
 /// One thing to do in the guest.

@@ -180,17 +180,17 @@ fn devices(disk: Option<&DiskInfo>) -> Result<(), StepError> {
     ];
     // grub-mkconfig writes root=UUID only where this link exists.
     for (index, system) in disk.iter().flat_map(|disk| &disk.file_systems).enumerate() {
-        for dir in ["/dev/labwright", "/dev/disk/by-uuid", "/dev/disk/by-partuuid"] {
+        for dir in ["/dev/labwright", "/dev/mapper", "/dev/disk/by-uuid", "/dev/disk/by-partuuid"] {
             fs_err::create_dir_all(dir).doing("make", dir)?;
         }
-        let file = crate::boot::device(index);
+        let file = crate::boot::device(index, system);
         fs_err::write(&file, "").doing("write", &file)?;
         for (kind, name) in [("uuid", &system.uuid), ("partuuid", &system.partition_uuid)] {
             let link = format!("/dev/disk/by-{kind}/{name}");
             // Two subvolumes are one file system, and two file systems can have one UUID.
             let is_new = links.iter().all(|(_, other)| *other != link);
             if is_new && !name.is_empty() && !name.contains('/') {
-                links.push((format!("../../labwright/{index}"), link));
+                links.push((file.replacen("/dev/", "../../", 1), link));
             }
         }
     }

@@ -339,6 +339,7 @@ fn packages_are_installed_and_start_nothing_and_sealing_leaves_no_trace() {
             uuid: "1234-5678".to_owned(),
             partition_uuid: String::new(),
             grub_fs: "ext2".to_owned(),
+            volume: None,
         }],
     });
     let (result, lines) = world.run(&request, &[]);

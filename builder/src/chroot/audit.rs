@@ -4,16 +4,16 @@ use std::path::Path;
 
 use labwright_core::Cancel;
 use labwright_disk::chain::{Chain, ChainSpec};
+use labwright_disk::device::Disk;
 use labwright_disk::inspect::Format;
-use labwright_disk::layout::find_root;
 use labwright_disk::loop_device::Access;
+use labwright_disk::system::System;
 use labwright_guest::audit::{Finding, InTree, Needles, PRIVATE_KEY, Severity, in_tree};
 use labwright_guest::client::{self, Outcome};
 use labwright_guest::protocol::{Action, Request};
 use labwright_host::Peer;
 
 use super::leaks;
-use super::mounts::Mounted;
 use super::wire::{self, Leak};
 use super::worker::{Failed, GUEST, Result, enter_work, guest_failure};
 use crate::layer_files::LayerFiles;
@@ -36,14 +36,15 @@ pub(super) fn audit(order: wire::Audit) -> Result<Vec<Finding>> {
         socket: "q".into(),
     };
     let chain = Chain::open(&spec, &cancel)?;
-    let root = find_root(chain.export_path(), Path::new("look")).map_err(|error| Failed::base(&error))?;
+    let raw = Disk::File(chain.export_path().to_owned());
+    let mut system = System::open(raw, "mnt", Path::new("look")).map_err(Failed::system)?;
     let needles = Needles::secrets_and_keys(&order.secrets);
     let hits = leaks::in_raw(&reader, &needles, &cancel)?;
 
-    let mounted = Mounted::open(chain.export_path(), &root, Path::new("mnt"), Access::ReadOnly)?;
+    system.mount(Access::ReadOnly).map_err(Failed::system)?;
     let mut findings = places(&order.work)?.findings;
     let files = in_tree(Path::new("mnt"), &needles)?;
-    mounted.close()?;
+    system.unmount().map_err(Failed::system)?;
     chain.close()?;
     add_contents(&mut findings, hits, files);
     findings.sort();
@@ -60,7 +61,8 @@ fn places(work: &Path) -> Result<Outcome> {
     outcome.map_err(|error| guest_failure(&error))
 }
 
-fn add_contents(findings: &mut Vec<Finding>, hits: Vec<leaks::RawHit>, files: Vec<InTree>) {
+/// Adds what was found in bytes and files to what was found in known places.
+pub(crate) fn add_contents(findings: &mut Vec<Finding>, hits: Vec<leaks::RawHit>, files: Vec<InTree>) {
     for Leak { secret, encoding, place } in leaks::places(hits, files) {
         let known = findings.iter().any(|finding| finding.path == place);
         let public = !place.starts_with(LOCAL) && PUBLIC.iter().any(|dir| place.starts_with(dir));

@@ -49,7 +49,7 @@ pub(crate) fn places(mut raw: Vec<RawHit>, files: Vec<InTree>) -> Vec<Leak> {
             Some(_) => file.path.display().to_string(),
             None => format!("the name or target of {}", file.path.display()),
         };
-        leaks.push(Leak { secret: file.name, encoding: file.encoding.to_owned(), place });
+        leaks.push(Leak { secret: file.name, encoding: file.encoding, place });
     }
     for hit in raw {
         let place = format!("no file, at byte {} of the disk (freed blocks, names of deleted files)", hit.at);
@@ -57,16 +57,6 @@ pub(crate) fn places(mut raw: Vec<RawHit>, files: Vec<InTree>) -> Vec<Leak> {
     }
     leaks.dedup();
     leaks
-}
-
-/// What was found in the bytes of a disk, where nobody looks into its files.
-pub(crate) fn bytes(raw: Vec<RawHit>) -> Vec<Leak> {
-    let leak = |hit: RawHit| Leak {
-        secret: hit.secret,
-        encoding: hit.encoding.to_owned(),
-        place: format!("byte {} of the disk", hit.at),
-    };
-    raw.into_iter().map(leak).collect()
 }
 
 #[cfg(test)]
@@ -87,7 +77,8 @@ mod tests {
         let secrets = [NamedSecret { name: "token".to_owned(), value: Secret::new(b"hunter2hunte".to_vec()).unwrap() }];
         let raw = fs_err::File::open(&path).unwrap();
         let hits = in_raw(&raw, &Needles::secrets(&secrets), &Cancel::new()).unwrap();
-        let file = InTree { name: "token".to_owned(), encoding: "as it is", path: "/etc/x".into(), at: Some(904) };
+        let file =
+            InTree { name: "token".to_owned(), encoding: "as it is".to_owned(), path: "/etc/x".into(), at: Some(904) };
         let places: Vec<String> = places(hits, vec![file]).into_iter().map(|leak| leak.place).collect();
         assert_eq!(
             places,

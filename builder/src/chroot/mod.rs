@@ -6,9 +6,8 @@
 //! The builder starts this program anew as a worker in namespaces of its own ([`session`]); the worker opens the
 //! disk, mounts it and runs the guest program in it ([`worker`]); they talk in lines of JSON ([`wire`]).
 
-mod audit;
+pub(crate) mod audit;
 pub(crate) mod leaks;
-mod mounts;
 pub(crate) mod session;
 pub(crate) mod wire;
 pub(crate) mod worker;

@@ -6,24 +6,24 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use labwright_appliance::disk::{self, CommitError};
 use labwright_core::{ByteSize, Cancel, Event, Hasher, NamedSecret, Reporter, causes};
 use labwright_disk::chain::{Backing, Chain, ChainSpec, create_overlay};
-use labwright_disk::filesystem::{self, FilesystemKind};
+use labwright_disk::device::Disk as RawDisk;
+use labwright_disk::filesystem::FilesystemKind;
 use labwright_disk::inspect::Format;
-use labwright_disk::layout::{Root, find_root};
-use labwright_disk::loop_device::{Access, LoopDevice};
+use labwright_disk::layout::LayoutError;
+use labwright_disk::loop_device::Access;
 use labwright_disk::mount::make_rprivate;
 use labwright_disk::qcow2_writer::{self, Compression, WriteOptions};
 use labwright_disk::read_disk::ReadDisk;
-use labwright_disk::{online, table};
+use labwright_disk::system::{System, SystemError};
 use labwright_guest::audit::{self, Needles};
 use labwright_guest::client::{self, ClientError, Outcome};
-use labwright_guest::free_space::zero_free_space;
 use labwright_guest::protocol::{self, Message};
 use labwright_host::{Peer, ProcessLimit, become_first_process};
 
 use super::leaks;
-use super::mounts::Mounted;
 use super::wire::{self, Failure, FailureKind, Flattened, INNER, Leak, OUTER, Opened, Order, Reply, Source, Step};
 use crate::guest_program;
 use crate::layer_files::LayerFiles;
@@ -58,8 +58,16 @@ impl<E: Error> From<E> for Failed {
 }
 
 impl Failed {
-    pub(super) fn base(error: &dyn Error) -> Self {
-        Self { kind: FailureKind::Base, chain: causes(error) }
+    /// A failure of the disk's system: the base's where another base would do.
+    pub(super) fn system(error: SystemError) -> Self {
+        let mut failed = Self { kind: FailureKind::Host, chain: causes(&error) };
+        if error.is_of_disk() {
+            failed.kind = FailureKind::Base;
+        }
+        if let SystemError::Layout(LayoutError::NeedsMachine { .. }) = error {
+            failed.chain.push("the vm runner has one: take `--runner vm`".to_owned());
+        }
+        failed
     }
 
     /// The same failure, explained if the host's disk below the build is full: programs in the guest only see a disk
@@ -163,17 +171,18 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
     match order {
         Order::Open(open) => {
             let opened = Disk::open(open)?;
-            if opened.root.filesystem.kind == FilesystemKind::Btrfs && !opened.root.offset.is_multiple_of(4096) {
+            let root = opened.system.root();
+            if root.filesystem.kind == FilesystemKind::Btrfs && !root.place.offset.is_multiple_of(4096) {
                 replies.event(Event::Warning(NOT_ALIGNED.to_owned()));
             }
-            let root = ByteSize::from_bytes(opened.root.size);
+            let root = ByteSize::from_bytes(root.place.size);
             *disk = Some(opened);
             Ok(Reply::Opened(Opened { root }))
         }
         Order::Grow => disk.as_mut().ok_or_else(closed)?.grow().map(|()| Reply::Done),
         Order::Step(step) => disk.as_mut().ok_or_else(closed)?.step(*step, replies).map(Reply::Ran),
         Order::Commit { next, finished_as } => {
-            disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as, replies).map(|()| Reply::Done)
+            disk.as_mut().ok_or_else(closed)?.commit(&next, finished_as).map(|()| Reply::Done)
         }
         Order::Search(secrets) => disk.as_mut().ok_or_else(closed)?.search(&secrets).map(Reply::Searched),
         Order::Flatten { destination, compression } => {
@@ -193,10 +202,9 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
 ///
 /// Fields are dropped in this order, so that what lies on top goes first.
 struct Disk {
-    mounted: Option<Mounted>,
+    system: System,
     chain: Chain,
     layers: LayerFiles,
-    root: Root,
     work: PathBuf,
     size: ByteSize,
     /// How many steps were run.
@@ -241,70 +249,29 @@ impl Disk {
         };
         let layers = LayerFiles::open(spec.lower.iter().map(|(path, format)| (path.as_path(), *format)))?;
         let chain = Chain::open(&spec, &cancel)?;
-        let root = find_root(chain.export_path(), Path::new("look")).map_err(|error| Failed::base(&error))?;
-        Ok(Self { mounted: None, chain, layers, root, work: open.work, size: open.size, steps: 0, cancel, told: false })
+        let raw = RawDisk::File(chain.export_path().to_owned());
+        let system = System::open(raw, "mnt", Path::new("look")).map_err(Failed::system)?;
+        Ok(Self { system, chain, layers, work: open.work, size: open.size, steps: 0, cancel, told: false })
     }
 
     /// Grows the root's partition to the end of the disk, and its file system to the end of the partition.
     fn grow(&mut self) -> Result<()> {
-        let raw = fs_err::OpenOptions::new().read(true).write(true).open(self.chain.export_path())?;
-        let root = &mut self.root;
-        match root.partition {
-            Some(number) => {
-                let grown = table::grow(&raw, number, self.size.bytes() / table::SECTOR)
-                    .map_err(|error| Failed::base(&error))?;
-                root.size = grown.size();
-            }
-            None => root.size = self.size.bytes() - root.offset,
-        }
-        raw.sync_all()?;
-        drop(raw);
-        let (raw, root) = (self.chain.export_path(), &self.root);
-        if root.filesystem.kind == FilesystemKind::Ext4 {
-            let device = LoopDevice::attach(raw, root.offset, root.size, Access::ReadWrite)?;
-            filesystem::grow_ext4(device.path(), &self.cancel).map_err(|error| Failed::base(&error))?;
-            device.close()?;
-            return Ok(());
-        }
-        let mounted = Mounted::root_only(raw, root, Path::new("mnt"), Access::ReadWrite)?;
-        online::grow(Path::new("mnt"), root.filesystem.kind, root.size).map_err(|error| Failed::base(&error))?;
-        mounted.syncfs()?;
-        mounted.close()?;
-        Ok(())
+        self.system.grow(&self.cancel).map_err(Failed::system)
     }
 
-    fn mount(&mut self, replies: &Replies) -> Result<&mut Mounted> {
-        let mounted = match self.mounted.take() {
-            Some(mounted) => mounted,
-            None => Mounted::open(self.chain.export_path(), &self.root, Path::new("mnt"), Access::ReadWrite)?,
-        };
+    fn step(&mut self, step: Step, replies: &Replies) -> Result<Vec<serde_json::Value>> {
+        let mounted = self.system.mount(Access::ReadWrite).map_err(Failed::system)?;
         if !std::mem::replace(&mut self.told, true) {
             for warning in mounted.warnings() {
                 replies.event(Event::Warning(warning.clone()));
             }
         }
-        Ok(self.mounted.insert(mounted))
-    }
-
-    /// Makes sure that everything written so far is in the overlay, and lets go of the file system.
-    fn unmount(&mut self) -> Result<()> {
-        if let Some(mounted) = self.mounted.take() {
-            mounted.syncfs()?;
-            mounted.close()?;
-        }
-        Ok(())
-    }
-
-    fn step(&mut self, step: Step, replies: &Replies) -> Result<Vec<serde_json::Value>> {
         // The guest's programs never wait for the disk, so this is what keeps it busy.
-        let write_back = self.mount(replies)?.root().write_back()?;
+        let write_back = mounted.root().write_back()?;
         let root = self.work.join("mnt");
         let mut request = step.request;
         request.root = root;
-        request.disk = match &self.mounted {
-            Some(mounted) => Some(mounted.disk_info(self.chain.export_path(), &self.root)?),
-            None => None,
-        };
+        request.disk = Some(disk::info(&self.system).map_err(Failed::system)?);
         let program = self.work.join(GUEST);
         let id = format!("{}-{}", file_name(&self.work), self.steps);
         self.steps += 1;
@@ -336,20 +303,12 @@ impl Disk {
         reports(outcome)
     }
 
-    fn commit(&mut self, next: &Path, finished_as: String, replies: &Replies) -> Result<()> {
+    fn commit(&mut self, next: &Path, finished_as: String) -> Result<()> {
         // Mounting with `discard` would do the same while the step runs, and slow it down.
-        let mounted = self.mount(replies)?;
-        // What was deleted is free only once the file system's journal says so.
-        mounted.syncfs()?;
-        mounted.trim()?;
-        mounted.syncfs()?;
-        let places = self.mounted.take().map_or_else(|| Ok(Vec::new()), Mounted::close)?;
-        // What trimming leaves: see there.
-        let raw = fs_err::OpenOptions::new().read(true).write(true).open(self.chain.export_path())?;
-        for (offset, size) in places {
-            zero_free_space(&raw, offset, size)?;
-        }
-        drop(raw);
+        disk::commit(&mut self.system).map_err(|error| match error {
+            CommitError::System(error) => Failed::system(error),
+            error => error.into(),
+        })?;
         let backing = Backing { name: finished_as, format: Format::Qcow2 };
         create_overlay(next, &backing, self.size.bytes(), &self.cancel)?;
         let finished = self.chain.snapshot(next)?;
@@ -358,18 +317,21 @@ impl Disk {
         Ok(())
     }
 
+    fn unmount(&mut self) -> Result<()> {
+        self.system.unmount().map_err(Failed::system)
+    }
+
     fn search(&mut self, secrets: &[NamedSecret]) -> Result<Vec<Leak>> {
         self.unmount()?;
         let needles = Needles::secrets(secrets);
         let hits = leaks::in_raw(&self.layers.reader()?, &needles, &self.cancel)?;
         // What is compressed is seen in the files only.
-        if hits.is_empty() && self.root.filesystem.kind != FilesystemKind::Btrfs {
+        if hits.is_empty() && self.system.root().filesystem.kind != FilesystemKind::Btrfs {
             return Ok(Vec::new());
         }
-        let target = Path::new("mnt");
-        let mounted = Mounted::open(self.chain.export_path(), &self.root, target, Access::ReadOnly)?;
-        let files = audit::in_tree(target, &needles)?;
-        mounted.close()?;
+        self.system.mount(Access::ReadOnly).map_err(Failed::system)?;
+        let files = audit::in_tree(Path::new("mnt"), &needles)?;
+        self.unmount()?;
         Ok(leaks::places(hits, files))
     }
 

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use labwright_appliance::ModuleSet;
 
 /// What each set is made of. Modules that a kernel has built in are not missed.
-const WANTED: [(ModuleSet, &[&str]); 3] = [
+const WANTED: [(ModuleSet, &[&str]); 5] = [
     (
         ModuleSet::Machine,
         // crc32c-intel makes the checksums of ext4 and btrfs cheap.
-        &["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "loop", "crc32c-intel"],
+        &["virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "crc32c-intel"],
     ),
     (ModuleSet::Xfs, &["xfs"]),
     (ModuleSet::Btrfs, &["xxhash_generic", "blake2b_generic", "btrfs"]),
+    // vfat asks for its tables of characters by name, and there is no modprobe.
+    (ModuleSet::Vfat, &["nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8", "vfat"]),
+    (ModuleSet::Lvm, &["dm_mod"]),
 ];
 
 /// Every name that is wanted: what a kept kernel was made for.

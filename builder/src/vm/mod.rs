@@ -3,7 +3,7 @@
 //!
 //! The machine has a distribution's kernel ([`appliance`]) and an initial RAM disk of our own ([`initramfs`]) whose only
 //! program is `labwright-appliance`. [`session`] starts it, gives it orders through [`link`], and makes a snapshot of
-//! the disk behind each step by QEMU's own control channel.
+//! the disk behind each step by QEMU's own control channel; [`search`] is what it looks for on the disk.
 
 pub(crate) mod appliance;
 mod initramfs;
@@ -11,6 +11,7 @@ mod kernel_modules;
 mod link;
 mod network;
 mod package;
+mod search;
 mod seat;
 pub(crate) mod session;
 

@@ -6,23 +6,24 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use labwright_appliance::orders::{self, Order, Reply};
-use labwright_core::{Arch, ByteSize, Cancel, Cancelled, Event, NamedSecret, Reporter, causes};
+use labwright_core::{Arch, ByteSize, Cancel, Cancelled, Event, Reporter, causes};
 use labwright_disk::chain::{Backing, ChainError, create_overlay};
 use labwright_disk::inspect::Format;
 use labwright_disk::read_disk::DataError;
-use labwright_guest::audit::Needles;
-use labwright_guest::client::{self, ClientError};
+use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::frame::{self, FrameError};
 use labwright_guest::protocol::{Message, Terminal};
 use labwright_host::{Invocation, Tool, ToolError};
-use labwright_vm::{Cache, DirectKernel, DiskFormat, Drive, Layer, Machine, NoRoom, Port, RunningMachine, Screen};
+use labwright_vm::{
+    Cache, DirectKernel, DiskFormat, Drive, Internet, Layer, Machine, NoRoom, Port, RunningMachine, Screen,
+};
 
 use super::appliance::{self, Appliance, ApplianceError};
 use super::link::{End, Watch};
 use super::seat::Seat;
 use super::{VmRunner, network};
 use crate::chroot::wire::{self, FailureKind};
-use crate::chroot::{Leak, SessionError, leaks, worker};
+use crate::chroot::{SessionError, worker};
 use crate::layer_files::LayerFiles;
 
 /// How often it is started before that is an error: an emulated machine on a busy host can miss the timer of one of its
@@ -98,7 +99,7 @@ pub enum VmError {
 
 /// Errors of this runner, in the words that both runners share.
 #[derive(Debug)]
-struct Failed(SessionError);
+pub(super) struct Failed(pub(super) SessionError);
 
 impl<E: Into<VmError>> From<E> for Failed {
     fn from(error: E) -> Self {
@@ -113,16 +114,20 @@ impl<E: Into<VmError>> From<E> for Failed {
     }
 }
 
-type Result<T> = std::result::Result<T, Failed>;
+pub(super) type Result<T> = std::result::Result<T, Failed>;
 
 /// A disk that is open for building, in a machine.
 #[derive(Debug)]
 pub(crate) struct Session {
-    machine: RunningMachine,
-    stream: UnixStream,
-    work: PathBuf,
+    pub(super) machine: RunningMachine,
+    pub(super) stream: UnixStream,
+    pub(super) work: PathBuf,
     size: ByteSize,
-    layers: LayerFiles,
+    pub(super) layers: LayerFiles,
+    /// Whether the root is on btrfs, which compresses files and does not list free blocks.
+    pub(super) is_btrfs: bool,
+    /// Whether what cannot be mounted was told.
+    told: bool,
 }
 
 impl Session {
@@ -143,19 +148,39 @@ impl Session {
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<(Self, wire::Opened)> {
-        let arch = Arch::host().unwrap_or(Arch::Amd64);
-        let appliance = appliance::obtain(&runner.appliance_dir, arch, runner.kernel.as_deref(), reporter, cancel)?;
         let (work, size) = (open.work.clone(), open.size);
         let base = (open.base.path.as_path(), if open.base.qcow2 { Format::Qcow2 } else { Format::Raw });
         let above = open.layers.iter().map(|path| (path.as_path(), Format::Qcow2));
         let layers = LayerFiles::open(std::iter::once(base).chain(above))?;
-        let machine = machine(runner, arch, open, &appliance, cancel)?;
+        let drive = overlay(open, cancel)?;
+        let (session, root) = Self::boot(runner, &work, (drive, size), layers, Internet::Reachable, reporter, cancel)?;
+        if session.is_btrfs {
+            reporter.event(Event::Warning(KEEPS_DELETED.to_owned()));
+        }
+        Ok((session, wire::Opened { root: ByteSize::from_bytes(root) }))
+    }
+
+    /// Starts a machine with a disk of a size. Returns the size of the root's partition too, in bytes.
+    pub(super) fn boot(
+        runner: &VmRunner,
+        work: &Path,
+        (drive, size): (Drive, ByteSize),
+        layers: LayerFiles,
+        internet: Internet,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<(Self, u64)> {
+        let arch = Arch::host().unwrap_or(Arch::Amd64);
+        let appliance = appliance::obtain(&runner.appliance_dir, arch, runner.kernel.as_deref(), reporter, cancel)?;
+        let mut machine = machine(runner, arch, drive, work, &appliance, cancel)?;
+        machine.internet = internet;
         let mut starts = 0;
-        let (session, opened) = loop {
+        loop {
             starts += 1;
             let running = RunningMachine::start(machine.clone(), cancel)?;
             let stream = running.connect(0)?;
-            let mut session = Self { machine: running, stream, work: work.clone(), size, layers: layers.try_clone()? };
+            let (work, layers) = (work.to_owned(), layers.try_clone()?);
+            let mut session = Self { machine: running, stream, work, size, layers, is_btrfs: false, told: false };
             match session.order(&Order::Open, "start", runner.patience, cancel) {
                 Err(Failed(SessionError::Machine(error)))
                     if starts < STARTS && matches!(*error, VmError::Silent { .. }) =>
@@ -163,17 +188,13 @@ impl Session {
                     reporter.event(Event::Warning("the machine did not start in time; starting it again".to_owned()));
                     tracing::warn!(%error, "the machine did not start");
                 }
-                reply => break (session, reply?),
-            }
-        };
-        match opened {
-            Reply::Opened { root, keeps_deleted } => {
-                if keeps_deleted {
-                    reporter.event(Event::Warning(KEEPS_DELETED.to_owned()));
+                Ok(Reply::Opened { root, keeps_deleted }) => {
+                    session.is_btrfs = keeps_deleted;
+                    return Ok((session, root));
                 }
-                Ok((session, wire::Opened { root: ByteSize::from_bytes(root) }))
+                Ok(_) => return Err(VmError::Confused.into()),
+                Err(error) => return Err(error),
             }
-            _ => Err(VmError::Confused.into()),
         }
     }
 
@@ -188,22 +209,29 @@ impl Session {
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> std::result::Result<Vec<serde_json::Value>, SessionError> {
-        let result = self.run_step(step, reporter, cancel);
-        explain(&self.work, result)
+        let result = self.run_step(step, false, reporter, cancel);
+        explain(&self.work, result.and_then(|outcome| worker::reports(outcome).map_err(shared)))
     }
 
-    fn run_step(
+    pub(super) fn run_step(
         &mut self,
         step: wire::Step,
+        read_only: bool,
         reporter: &dyn Reporter,
         cancel: &Cancel,
-    ) -> Result<Vec<serde_json::Value>> {
+    ) -> Result<Outcome> {
         let wire::Step { mut request, sources } = step;
         let host_ports = if request.network { network::move_proxies(&mut request) } else { Vec::new() };
-        let order = Order::Step { host_ports };
-        let Reply::Ready { root, archives, disk } = self.order(&order, "mount the disk", ORDER, cancel)? else {
+        let order = Order::Step { read_only, host_ports };
+        let Reply::Ready { root, archives, disk, warnings } = self.order(&order, "mount the disk", ORDER, cancel)?
+        else {
             return Err(VmError::Confused.into());
         };
+        if !std::mem::replace(&mut self.told, true) {
+            for warning in warnings {
+                reporter.event(Event::Warning(warning));
+            }
+        }
         request.root = root.into();
         request.disk = Some(disk);
         for bind in &mut request.binds {
@@ -251,8 +279,7 @@ impl Session {
             return Err(error.into());
         }
         ended?;
-        let outcome = outcome.map_err(|error| shared(worker::guest_failure(&error)))?;
-        worker::reports(outcome).map_err(shared)
+        outcome.map_err(|error| shared(worker::guest_failure(&error)))
     }
 
     pub(crate) fn commit(
@@ -298,20 +325,6 @@ impl Session {
         worker::write(&disk, self.size, destination, compression, reporter, cancel).map_err(shared)
     }
 
-    /// Looks for secrets in the bytes of the finished disk.
-    pub(crate) fn search(
-        &mut self,
-        secrets: &[NamedSecret],
-        cancel: &Cancel,
-    ) -> std::result::Result<Vec<Leak>, SessionError> {
-        let hits = self
-            .layers
-            .reader()
-            .map_err(Failed::from)
-            .and_then(|disk| leaks::in_raw(&disk, &Needles::secrets(secrets), cancel).map_err(Failed::from));
-        explain(&self.work, hits).map(leaks::bytes)
-    }
-
     /// Ends the machine. What counts is in the cache and on the disk already.
     pub(crate) fn close(self) -> std::result::Result<(), SessionError> {
         self.machine.kill().map_err(|error| Failed::from(error).0)
@@ -324,10 +337,29 @@ impl Session {
         }
     }
 
-    fn order(&mut self, order: &Order, what: &'static str, limit: Duration, cancel: &Cancel) -> Result<Reply> {
+    pub(super) fn order(
+        &mut self,
+        order: &Order,
+        what: &'static str,
+        limit: Duration,
+        cancel: &Cancel,
+    ) -> Result<Reply> {
+        self.exchange(Some(order), what, limit, cancel)
+    }
+
+    /// The next reply, to an order if there is one.
+    pub(super) fn exchange(
+        &mut self,
+        order: Option<&Order>,
+        what: &'static str,
+        limit: Duration,
+        cancel: &Cancel,
+    ) -> Result<Reply> {
         let watch = Watch::new(&mut self.machine, cancel, what, limit);
         let reply = End::new(&self.stream, &watch).map_err(FrameError::from).and_then(|mut end| {
-            frame::write_json(&mut end, order)?;
+            if let Some(order) = order {
+                frame::write_json(&mut end, order)?;
+            }
             frame::read_json(&mut end)
         });
         match reply {
@@ -358,12 +390,12 @@ fn await_end(reader: &mut impl io::Read) -> std::result::Result<(), FrameError> 
     }
 }
 
-fn shared(failed: worker::Failed) -> Failed {
+pub(super) fn shared(failed: worker::Failed) -> Failed {
     Failed(SessionError::Failed { kind: failed.kind, chain: failed.chain })
 }
 
 /// Says so if the host's disk below the build is full: the machine only sees a disk that fails.
-fn explain<T>(work: &Path, result: Result<T>) -> std::result::Result<T, SessionError> {
+pub(super) fn explain<T>(work: &Path, result: Result<T>) -> std::result::Result<T, SessionError> {
     result.map_err(|Failed(error)| match error {
         SessionError::Failed { kind, chain } => {
             let failed = worker::Failed { kind, chain }.unless_full(Some(work));
@@ -377,13 +409,27 @@ fn explain<T>(work: &Path, result: Result<T>) -> std::result::Result<T, SessionE
     })
 }
 
-/// The machine for a build.
-fn machine(runner: &VmRunner, arch: Arch, open: wire::Open, appliance: &Appliance, cancel: &Cancel) -> Result<Machine> {
-    let work = &open.work;
+/// A new overlay on the layers of a disk.
+fn overlay(open: wire::Open, cancel: &Cancel) -> Result<Drive> {
     let base_format = if open.base.qcow2 { Format::Qcow2 } else { Format::Raw };
     let below = if open.layers.is_empty() { base_format } else { Format::Qcow2 };
-    let top = work.join(&open.top);
+    let top = open.work.join(&open.top);
     create_overlay(&top, &Backing { name: open.backing, format: below }, open.size.bytes(), cancel)?;
+    let format = if open.base.qcow2 { DiskFormat::Qcow2 } else { DiskFormat::Raw };
+    let layers = open.layers.into_iter().rev().map(|path| Layer { path, format: DiskFormat::Qcow2 });
+    let backing = layers.chain([Layer { path: open.base.path, format }]).collect();
+    Ok(Drive { path: top, format: DiskFormat::Qcow2, backing, read_only: false, cache: Cache::IgnoreFlushes })
+}
+
+/// The machine with a disk.
+fn machine(
+    runner: &VmRunner,
+    arch: Arch,
+    drive: Drive,
+    work: &Path,
+    appliance: &Appliance,
+    cancel: &Cancel,
+) -> Result<Machine> {
     let initrd = work.join("initrd");
     appliance.write_initramfs(&initrd)?;
     let scratch = scratch(work, cancel)?;
@@ -397,13 +443,7 @@ fn machine(runner: &VmRunner, arch: Arch, open: wire::Open, appliance: &Applianc
     machine.kernel =
         Some(DirectKernel { kernel: appliance.kernel(), initrd: Some(initrd), append: Appliance::command_line() });
     machine.ports = vec![Port { name: labwright_appliance::PORT.to_owned(), socket: work.join("p") }];
-    let format = if open.base.qcow2 { DiskFormat::Qcow2 } else { DiskFormat::Raw };
-    let layers = open.layers.into_iter().rev().map(|path| Layer { path, format: DiskFormat::Qcow2 });
-    let backing = layers.chain([Layer { path: open.base.path, format }]).collect();
-    machine.disks = vec![
-        Drive { path: top, format: DiskFormat::Qcow2, backing, read_only: false, cache: Cache::IgnoreFlushes },
-        Drive::raw(scratch).ignore_flushes(),
-    ];
+    machine.disks = vec![drive, Drive::raw(scratch).ignore_flushes()];
     Ok(machine)
 }
 

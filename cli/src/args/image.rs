@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::Args;
 use labwright_core::ByteSize;
 
-use super::Registries;
+use super::{Registries, RunnerChoice};
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -50,10 +50,13 @@ Examples:
   labwright audit debian-terminal
   labwright audit --format json registry.example/labs/shell:1
   labwright audit --secret id=token,src=token.txt disk.qcow2
+  labwright audit --runner vm stranger.qcow2
 
-Ends with exit code 6 if there is an error among the findings, or with --strict a warning. Needs root: the disk is
-mounted, read-only and without its powers. A file system can be made to attack the kernel that mounts it, so look
-at strangers' disks on a machine that you can throw away.")]
+Ends with exit code 6 if there is an error among the findings, or with --strict a warning.
+
+The disk is mounted read-only and without its powers. A file system can be made to attack the
+kernel that mounts it: with --runner vm that is the kernel of a small virtual machine without
+network, which is the place for strangers' disks.")]
 pub struct Audit {
     /// A qcow2 or raw file, or an image: NAME[:TAG] in the local store, HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or
     /// oci-archive:FILE[:TAG]
@@ -65,6 +68,13 @@ pub struct Audit {
     /// Counts warnings as errors
     #[arg(long)]
     pub strict: bool,
+    /// Where the disk is mounted: on this host (needs root), in a small virtual machine (needs no privilege), or in the
+    /// first of these that works here
+    #[arg(long, value_enum, default_value_t, value_name = "RUNNER")]
+    pub runner: RunnerChoice,
+    /// A Debian kernel package for the virtual machine, instead of the one that apt has for this host
+    #[arg(long, value_name = "FILE.deb")]
+    pub appliance_kernel: Option<PathBuf>,
     /// How registries are talked to.
     #[command(flatten)]
     pub registries: Registries,

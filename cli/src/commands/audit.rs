@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use labwright_builder::{Builder, DiskFormat, DiskToAudit, Finding, Severity};
-use labwright_core::{ByteSize, ImageRef, InvalidImageRef};
+use labwright_core::{Arch, ByteSize, ImageRef, InvalidImageRef};
 use labwright_disk::inspect::{Format, Limits, inspect};
 use serde::Serialize;
 
-use super::{build_secrets, disk_cache, image};
+use super::{build_secrets, disk_cache, image, runner};
 use crate::args::Audit;
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -38,7 +38,9 @@ pub(super) fn run(args: &Audit, context: &Context<'_>) -> Result<(), CommandErro
     };
     let disk = DiskToAudit { path, format, size: ByteSize::from_bytes(info.virtual_size) };
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
-    let findings = builder.audit(&disk, &secrets, context.ui.reporter(), context.cancel)?;
+    let arch = Arch::host().unwrap_or(Arch::Amd64);
+    let runner = runner::choose(args.runner, args.appliance_kernel.as_deref(), arch, context)?;
+    let findings = builder.audit(&disk, &runner, &secrets, context.ui.reporter(), context.cancel)?;
 
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use fs_err::File;
 use labwright_core::Cancel;
 use labwright_disk::chain::{Backing, Chain, ChainError, ChainSpec, create_overlay, release_export};
+use labwright_disk::device::Disk;
 use labwright_disk::filesystem::{FilesystemKind, grow_ext4, probe};
 use labwright_disk::inspect::Format;
 use labwright_disk::layout::{LayoutError, Root, candidates, find_root};
@@ -67,17 +68,22 @@ impl Bench {
 
     /// Grows the disk, its root partition and the file system, and returns where the root is now.
     fn grow(&self, chain: &Chain) -> Root {
-        let root = find_root(chain.export_path(), &self.dir).unwrap();
+        let root = find_root(&Disk::File(chain.export_path().to_owned()), &self.dir).unwrap();
         let disk = File::options().read(true).write(true).open(chain.export_path()).unwrap();
-        let grown = table::grow(&disk, root.partition.unwrap(), LARGE / 512).unwrap();
+        let grown = table::grow(&disk, root.place.partition.unwrap(), LARGE / 512).unwrap();
         let device = LoopDevice::attach(chain.export_path(), grown.offset(), grown.size(), Access::ReadWrite).unwrap();
         grow_ext4(device.path(), &self.cancel).unwrap();
         device.close().unwrap();
-        Root { size: grown.size(), ..root }
+        {
+            let mut root = root;
+            root.place.size = grown.size();
+            root
+        }
     }
 
     fn mount(&self, chain: &Chain, root: &Root) -> (LoopDevice, Mount) {
-        let device = LoopDevice::attach(chain.export_path(), root.offset, root.size, Access::ReadWrite).unwrap();
+        let device =
+            LoopDevice::attach(chain.export_path(), root.place.offset, root.place.size, Access::ReadWrite).unwrap();
         let target = self.dir.join("mnt");
         fs_err::create_dir_all(&target).unwrap();
         let mount = Mount::new(device.path(), &target, "ext4", Flags::WORK, "discard").unwrap();
@@ -125,10 +131,10 @@ fn a_disk_grows_through_the_chain_and_what_is_deleted_is_gone() {
     let mut chain = bench.open(&["base.qcow2"], Some("t1.qcow2"));
     let root = bench.grow(&chain);
     assert_eq!(
-        (root.partition, root.filesystem.uuid.as_deref(), root.subvolume.as_deref()),
+        (root.place.partition, root.filesystem.uuid.as_deref(), root.subvolume.as_deref()),
         (Some(1), Some(ROOT_UUID), None)
     );
-    assert!(root.size > LARGE - (20 << 20), "{root:?}");
+    assert!(root.place.size > LARGE - (20 << 20), "{root:?}");
     let (after, verdict) = identity(chain.export_path());
     assert_eq!(after, before);
     assert!(verdict.contains("No errors detected"), "{verdict}");
@@ -269,9 +275,9 @@ fn the_root_is_found_by_what_is_in_it() {
     let path = cloud_disk(scratch.path(), SMALL);
     let disk = File::open(&path).unwrap();
     let known: Vec<_> =
-        candidates(&disk).unwrap().into_iter().map(|found| (found.partition, found.filesystem.kind)).collect();
+        candidates(&disk).unwrap().into_iter().map(|found| (found.place.partition, found.filesystem.kind)).collect();
     assert_eq!(known, [(Some(1), FilesystemKind::Ext4), (Some(16), FilesystemKind::Ext4)]);
-    assert_eq!(find_root(&path, scratch.path()).unwrap().partition, Some(1));
+    assert_eq!(find_root(&Disk::File(path.clone()), scratch.path()).unwrap().place.partition, Some(1));
 
     // The same file system without a table around it.
     let root = table::read(&disk).unwrap().get(1).cloned().unwrap();
@@ -280,16 +286,16 @@ fn the_root_is_found_by_what_is_in_it() {
     let mut bytes = vec![0; usize::try_from(root.size()).unwrap()];
     disk.file().read_exact_at(&mut bytes, root.offset()).unwrap();
     fs_err::write(&bare, &bytes).unwrap();
-    let found = find_root(&bare, scratch.path()).unwrap();
-    assert_eq!((found.partition, found.offset, found.size), (None, 0, root.size()));
-    assert_eq!(probe(&File::open(&bare).unwrap(), 0, found.size).unwrap(), Some(found.filesystem));
+    let found = find_root(&Disk::File(bare.clone()), scratch.path()).unwrap();
+    assert_eq!((found.place.partition, found.place.offset, found.place.size), (None, 0, root.size()));
+    assert_eq!(probe(&File::open(&bare).unwrap(), 0, found.place.size).unwrap(), Some(found.filesystem));
 
     // A file system without a system in it.
     let boot = table::read(&disk).unwrap().get(16).cloned().unwrap();
     bytes.truncate(usize::try_from(boot.size()).unwrap());
     disk.file().read_exact_at(&mut bytes, boot.offset()).unwrap();
     fs_err::write(&bare, &bytes).unwrap();
-    let error = find_root(&bare, scratch.path()).unwrap_err();
+    let error = find_root(&Disk::File(bare.clone()), scratch.path()).unwrap_err();
     assert!(matches!(error, LayoutError::NoRoot { .. }));
     assert_eq!(error.to_string(), format!("`{}` has no root file system; it has ext4", bare.display()));
 }

@@ -8,5 +8,6 @@ mod chain_reader;
 mod corpus;
 mod foreign;
 mod kinds;
+mod lvm;
 mod support;
 mod writer;

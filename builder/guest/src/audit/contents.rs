@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use labwright_core::{Finder, Hit, Mask, NamedSecret, Secret};
 use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
 
 /// How much of a file is read at once, in bytes.
 const PIECE: usize = 1 << 20;
@@ -71,12 +72,12 @@ fn is_key(data: &[u8], mark: usize) -> bool {
 }
 
 /// Something that a tree of files holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InTree {
     /// The secret's name, or [`PRIVATE_KEY`].
     pub name: String,
     /// How it is written (`in base64`).
-    pub encoding: &'static str,
+    pub encoding: String,
     /// The file, as the guest calls it; where its name holds a secret, that is left out.
     pub path: PathBuf,
     /// Where in the file it begins; none if it is in the name or in what a symbolic link says.
@@ -148,9 +149,9 @@ impl Search<'_> {
         }
     }
 
-    fn told(&self, name: &str, encoding: &'static str, path: &Path, at: Option<u64>) -> InTree {
+    fn told(&self, name: &str, encoding: &str, path: &Path, at: Option<u64>) -> InTree {
         let path = PathBuf::from(self.needles.mask.text(&path.to_string_lossy()));
-        InTree { name: name.to_owned(), encoding, path, at }
+        InTree { name: name.to_owned(), encoding: encoding.to_owned(), path, at }
     }
 }
 
@@ -178,7 +179,7 @@ mod tests {
         fs_err::write(root.join("opt/clean"), "correct-horse").unwrap();
         std::os::unix::fs::symlink("/x/correct-horse-battery", root.join("opt/link")).unwrap();
         std::os::unix::fs::symlink("/", root.join("opt/root")).unwrap();
-        let found: Vec<(String, &str, Option<u64>)> = in_tree(root, &Needles::secrets(&secrets))
+        let found: Vec<(String, String, Option<u64>)> = in_tree(root, &Needles::secrets(&secrets))
             .unwrap()
             .into_iter()
             .map(|found| (format!("{} {}", found.name, found.path.display()), found.encoding, found.at))
@@ -186,10 +187,10 @@ mod tests {
         assert_eq!(
             found,
             [
-                ("token /opt/b64".to_owned(), "in base64", Some(0)),
-                ("token /opt/***".to_owned(), "as it is", None),
-                ("token /opt/***/big".to_owned(), "as it is", Some(PIECE as u64 - 5)),
-                ("token /opt/link".to_owned(), "as it is", None),
+                ("token /opt/b64".to_owned(), "in base64".to_owned(), Some(0)),
+                ("token /opt/***".to_owned(), "as it is".to_owned(), None),
+                ("token /opt/***/big".to_owned(), "as it is".to_owned(), Some(PIECE as u64 - 5)),
+                ("token /opt/link".to_owned(), "as it is".to_owned(), None),
             ]
         );
     }

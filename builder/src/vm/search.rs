@@ -1,0 +1,94 @@
+//! What a machine looks for on its disk: secrets of a build, and what must not be in anybody's image.
+//!
+//! The bytes are read by the host, at full speed; the files, and with them the file system, only by the machine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use labwright_appliance::orders::{Order, Reply};
+use labwright_core::{Cancel, NamedSecret, Reporter};
+use labwright_disk::inspect::Format;
+use labwright_guest::audit::{Finding, InTree, Needles};
+use labwright_guest::protocol::{Action, Request};
+use labwright_vm::{DiskFormat, Drive, Internet};
+
+use super::VmRunner;
+use super::session::{Failed, Result, Session, VmError, explain};
+use crate::chroot::audit::add_contents;
+use crate::chroot::wire;
+use crate::chroot::{Leak, SessionError, leaks};
+use crate::layer_files::LayerFiles;
+
+/// How long looking into all files may take: an emulated machine reads some 10 MB/s.
+const SEARCH: Duration = Duration::from_hours(4);
+
+/// More than that of any disk that is worth a list.
+const MOST_FOUND: usize = 100_000;
+
+impl Session {
+    /// Looks for secrets in the finished disk: in its bytes, and if there are any, for the files that have them.
+    pub(crate) fn search(
+        &mut self,
+        secrets: &[NamedSecret],
+        cancel: &Cancel,
+    ) -> std::result::Result<Vec<Leak>, SessionError> {
+        let result = self.find(secrets, cancel);
+        explain(&self.work, result)
+    }
+
+    fn find(&mut self, secrets: &[NamedSecret], cancel: &Cancel) -> Result<Vec<Leak>> {
+        let hits = leaks::in_raw(&self.layers.reader()?, &Needles::secrets(secrets), cancel)?;
+        // What is compressed is seen in the files only.
+        if hits.is_empty() && !self.is_btrfs {
+            return Ok(Vec::new());
+        }
+        let files = self.files(secrets, false, cancel)?;
+        Ok(leaks::places(hits, files))
+    }
+
+    /// What the machine finds in files.
+    fn files(&mut self, secrets: &[NamedSecret], keys: bool, cancel: &Cancel) -> Result<Vec<InTree>> {
+        const WHAT: &str = "look into the files";
+        let mut found = Vec::new();
+        let order = Order::Search { secrets: secrets.to_vec(), keys };
+        let mut reply = self.order(&order, WHAT, SEARCH, cancel)?;
+        loop {
+            match reply {
+                Reply::Found(some) if found.len() < MOST_FOUND => found.extend(some),
+                Reply::Searched => return Ok(found),
+                _ => return Err(VmError::Confused.into()),
+            }
+            reply = self.exchange(None, WHAT, SEARCH, cancel)?;
+        }
+    }
+
+    /// Looks for what must not be in an image on a disk that nobody has open, and changes nothing: the machine cannot
+    /// write to it.
+    pub(crate) fn audit(
+        runner: &VmRunner,
+        order: wire::Audit,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> std::result::Result<Vec<Finding>, SessionError> {
+        let work = order.work.clone();
+        explain(&work, audit(runner, order, reporter, cancel))
+    }
+}
+
+fn audit(runner: &VmRunner, order: wire::Audit, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Vec<Finding>> {
+    let wire::Audit { work, disk, size, secrets } = order;
+    let (format, drive_format) =
+        if disk.qcow2 { (Format::Qcow2, DiskFormat::Qcow2) } else { (Format::Raw, DiskFormat::Raw) };
+    let layers = LayerFiles::open([(disk.path.as_path(), format)])?;
+    let hits = leaks::in_raw(&layers.reader()?, &Needles::secrets_and_keys(&secrets), cancel)?;
+    let drive = Drive { format: drive_format, ..Drive::qcow2(disk.path) }.read_only();
+    // A system that attacks the machine reaches nothing from there.
+    let (mut session, _) = Session::boot(runner, &work, (drive, size), layers, Internet::Cut, reporter, cancel)?;
+    let step = wire::Step { request: Request::new(Path::new(""), vec![Action::Audit]), sources: Vec::new() };
+    let mut findings = session.run_step(step, true, reporter, cancel)?.findings;
+    let files = session.files(&secrets, true, cancel)?;
+    session.close().map_err(Failed)?;
+    add_contents(&mut findings, hits, files);
+    findings.sort();
+    Ok(findings)
+}
