@@ -13,6 +13,8 @@ mod basics;
 mod boot;
 mod disks;
 mod faults;
+mod full;
+mod hostile;
 mod plan;
 mod remote;
 mod roots;
