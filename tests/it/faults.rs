@@ -1,4 +1,4 @@
-//! Builds that are stopped, killed, starved and lied to: nothing is left behind, and the next build is right.
+//! Builds that are stopped, killed and lied to: nothing is left behind, and the next build is right.
 
 use std::path::Path;
 use std::process::Child;
@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use assert_cmd::Command;
 use serde_json::Value;
 
+use crate::runners::{can_emulate, share_kernel};
 use crate::world::{World, can_build, files, text, tool};
 
-const BODY: &str = "\
+pub(crate) const BODY: &str = "\
 disk: {size: 640Mi}
 users:
   - {name: student, shell: /bin/bash}
@@ -22,10 +23,16 @@ runcmd:
     for part in 1 2 3 4 5; do sleep 0.2; echo $part; echo $part >> /opt/parts; done
   - [sh, -c, 'echo done > /opt/done']
 ";
-/// How often each signal is sent.
+/// How often each signal is sent to builds of the chroot runner.
 const ROUNDS: u32 = 20;
 
-fn world() -> World {
+/// How often a build is killed: `usual`, or as `LABWRIGHT_KILLS` says.
+#[expect(clippy::disallowed_methods, reason = "the contract of the tests: emulated machines start slowly")]
+fn kills(usual: u32) -> u32 {
+    std::env::var("LABWRIGHT_KILLS").map_or(usual, |text| text.parse().expect("LABWRIGHT_KILLS is a number"))
+}
+
+pub(crate) fn world() -> World {
     let world = World::new("faults", BODY);
     world.lab.write("r/tree/one", "one\n");
     world.lab.write("r/tree/sub/two", "two\n");
@@ -33,7 +40,7 @@ fn world() -> World {
 }
 
 /// Has the kernel send a signal.
-fn signal(child: &Child, signal: &str) {
+pub(crate) fn signal(child: &Child, signal: &str) {
     // It may have ended by itself a moment ago.
     drop(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).output());
 }
@@ -48,7 +55,7 @@ fn random(state: &mut u64) -> u64 {
 }
 
 /// Every disk that the home keeps is the one that the recipe describes.
-fn assert_right(world: &World) {
+pub(crate) fn assert_right(world: &World) {
     let disks = files(&world.home().join("disks"));
     assert!(!disks.is_empty(), "the build kept no disk");
     for qcow2 in disks {
@@ -65,7 +72,7 @@ fn assert_right(world: &World) {
 }
 
 /// Forgets the results, so that the next build has to make one; the step cache stays.
-fn forget_results(world: &World) {
+pub(crate) fn forget_results(world: &World) {
     for name in ["disks", "store"] {
         let dir = world.home().join(name);
         if dir.exists() {
@@ -74,65 +81,102 @@ fn forget_results(world: &World) {
     }
 }
 
-fn stopped(name: &str, code: Option<i32>) {
-    if !can_build() {
+/// A signal, the exit code of a build that gets it, and how often it is sent.
+type Stop = (&'static str, Option<i32>, u32);
+
+fn stopped(runner: &str, stops: &[Stop]) {
+    if !can_build() || (runner == "vm" && !can_emulate()) {
         return;
     }
     let world = world();
-    world.build_well(&[]);
+    share_kernel(&world.home());
+    world.build_well(&["--runner", runner]);
+    share_kernel(&world.home());
     let begin = Instant::now();
-    world.build_well(&["--from", "disk"]);
-    let whole = begin.elapsed();
+    world.build_well(&["--runner", runner, "--from", "disk"]);
+    let mut whole = begin.elapsed();
     let mut seed = u64::from(begin.elapsed().subsec_nanos());
-    eprintln!("{name}: a build takes {whole:?}, seed {seed}");
-    let mut hits = 0;
-    for round in 0..ROUNDS {
-        forget_results(&world);
-        if round % 5 == 0 {
-            fs_err::remove_dir_all(world.home().join("bases")).unwrap();
+    for &(name, code, rounds) in stops {
+        eprintln!("{name}: a build takes {whole:?}, seed {seed}");
+        let mut hits = 0;
+        for round in 0..rounds {
+            forget_results(&world);
+            if round % 5 == 0 {
+                fs_err::remove_dir_all(world.home().join("bases")).unwrap();
+            }
+            let permille = u32::try_from(random(&mut seed) % 1000).unwrap();
+            let what = format!("{runner} round {round}: {name} after {:?} of {whole:?}", whole * permille / 1000);
+            match stop_once(&world, runner, (name, code), whole * permille / 1000, &what) {
+                None => hits += 1,
+                // The host has less to do than before.
+                Some(took) => whole = took,
+            }
+            eprintln!("{what}: recovered after {:?} in all", begin.elapsed());
+            if round % 10 == 9 || round + 1 == rounds {
+                assert_right(&world);
+            }
         }
-        let permille = u32::try_from(random(&mut seed) % 1000).unwrap();
-        let moment = whole * permille / 1000;
-        let mut build = world.start(&["--from", "disk"]);
-        std::thread::sleep(moment);
-        signal(&build, name);
-        let status = build.wait().unwrap();
-        let what = format!("round {round}: {name} after {moment:?} of {whole:?}");
-        if status.code() != Some(0) {
-            hits += 1;
-            let words = fs_err::read_to_string(world.lab.path().join("stderr")).unwrap();
-            // A signal that comes before the program listens ends it as it ends any program.
-            let early = moment < Duration::from_millis(100);
-            assert!(status.code() == code || early && status.code().is_none(), "{what}: {status}\n{words}");
-        }
-        world.assert_nothing_left(&what);
-        world.assert_believable();
-        if code.is_some() {
-            assert_eq!(files(&world.home().join("work")), Vec::<std::path::PathBuf>::new(), "{what}");
-        }
-        // What the stopped build finished is used, and what it left half-made is not.
-        world.build_well(&[]);
-        assert_eq!(files(&world.home().join("work")), Vec::<std::path::PathBuf>::new(), "{what}: not swept");
-        if round % 10 == 9 {
-            assert_right(&world);
-        }
+        assert!(hits >= rounds / 2, "only {hits} of {rounds} signals came before the end");
+        eprintln!("{name}: {rounds} of {rounds} recovered, {hits} of them hit a running build");
     }
-    assert!(hits >= ROUNDS / 2, "only {hits} of {ROUNDS} signals came before the end");
+}
+
+/// Stops a build at a moment; returns how long it took if it came to its end before.
+fn stop_once(
+    world: &World,
+    runner: &str,
+    (name, code): (&str, Option<i32>),
+    moment: Duration,
+    what: &str,
+) -> Option<Duration> {
+    let mut build = world.start(&["--runner", runner, "--from", "disk"]);
+    let begin = Instant::now();
+    let mut runs = true;
+    while runs && begin.elapsed() < moment {
+        std::thread::sleep(Duration::from_millis(1));
+        runs = build.try_wait().unwrap().is_none();
+    }
+    if runs {
+        signal(&build, name);
+    }
+    let status = build.wait().unwrap();
+    let took = (status.code() == Some(0)).then(|| begin.elapsed());
+    if took.is_none() {
+        let words = fs_err::read_to_string(world.lab.path().join("stderr")).unwrap();
+        // A signal that comes before the program listens ends it as it ends any program.
+        let early = moment < Duration::from_millis(300);
+        assert!(status.code() == code || early && status.code().is_none(), "{what}: {status}\n{words}");
+    }
+    world.assert_nothing_left(what);
+    world.assert_believable();
+    let work = world.home().join("work");
+    if code.is_some() {
+        assert_eq!(files(&work), Vec::<std::path::PathBuf>::new(), "{what}");
+    }
+    // What the stopped build finished is used, and what it left half-made is not.
+    world.build_well(&["--runner", runner]);
+    assert_eq!(files(&work), Vec::<std::path::PathBuf>::new(), "{what}: not swept");
+    took
 }
 
 #[test]
 fn build_survives_sigint() {
-    stopped("INT", Some(130));
+    stopped("chroot", &[("INT", Some(130), ROUNDS)]);
 }
 
 #[test]
 fn build_survives_sigterm() {
-    stopped("TERM", Some(130));
+    stopped("chroot", &[("TERM", Some(130), ROUNDS)]);
 }
 
 #[test]
 fn build_survives_sigkill() {
-    stopped("KILL", None);
+    stopped("chroot", &[("KILL", None, kills(ROUNDS))]);
+}
+
+#[test]
+fn machine_survives_signals() {
+    stopped("vm", &[("INT", Some(130), 1), ("TERM", Some(130), 1), ("KILL", None, kills(2))]);
 }
 
 #[test]
@@ -167,7 +211,7 @@ fn build_with_a_full_cache_disk_stores_nothing_damaged() {
 }
 
 /// Unmounts, also after a failed assertion.
-struct Unmount<'a>(&'a Path);
+pub(crate) struct Unmount<'a>(pub(crate) &'a Path);
 
 impl Drop for Unmount<'_> {
     fn drop(&mut self) {
@@ -201,17 +245,29 @@ fn cached(answer: &Value) -> usize {
 
 #[test]
 fn build_finds_damaged_layers_and_makes_them_anew() {
-    if !can_build() {
-        return;
+    if can_build() {
+        damaged("chroot");
     }
+}
+
+#[test]
+fn machine_finds_damaged_layers_and_makes_them_anew() {
+    if can_build() && can_emulate() {
+        damaged("vm");
+    }
+}
+
+fn damaged(runner: &str) {
     let world = world();
-    world.build_well(&[]);
+    share_kernel(&world.home());
+    world.build_well(&["--runner", runner]);
     let damage = |name: &str, intact: usize, act: &dyn Fn()| {
         act();
-        let answer = world.build_well(&["--force"]);
+        let answer = world.build_well(&["--runner", runner, "--force"]);
         assert_eq!(cached(&answer), intact, "{name}: {answer}");
         world.assert_believable();
-        assert_eq!(cached(&world.build_well(&["--force"])), 5, "{name}: built anew and kept");
+        let kept: Vec<String> = world.layers().into_iter().map(|(step, ..)| step).collect();
+        assert_eq!(kept.len(), 5, "{name}: built anew and kept: {kept:?}");
     };
     // The steps are disk, users, files, commands and seal.
     damage("a flipped byte", 2, &|| {
@@ -233,8 +289,11 @@ fn build_finds_damaged_layers_and_makes_them_anew() {
         record["parent"] = Value::String("0".repeat(32));
         fs_err::write(&path, record.to_string()).unwrap();
     });
+    damage("another layer in its place", 1, &|| {
+        fs_err::copy(world.layer("files"), world.layer("users")).unwrap();
+    });
     damage("half a record", 4, &|| fs_err::write(world.layer("seal").with_extension("json"), "{\"key\"").unwrap());
     forget_results(&world);
-    world.build_well(&[]);
+    assert_eq!(cached(&world.build_well(&["--runner", runner, "--force"])), 5, "all of it is kept");
     assert_right(&world);
 }

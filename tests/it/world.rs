@@ -227,15 +227,20 @@ impl World {
 
     /// Waits a moment for the kernel, then fails if anything of a build still holds on to the home.
     pub(crate) fn assert_nothing_left(&self, what: &str) {
-        let end = Instant::now() + Duration::from_secs(10);
-        loop {
-            let left = leftovers(self.lab.path());
-            if left.is_empty() {
-                return;
-            }
-            assert!(Instant::now() < end, "{what} left {left:#?}");
-            std::thread::sleep(Duration::from_millis(20));
+        assert_nothing_left_of(self.lab.path(), what);
+    }
+}
+
+/// Waits a moment for the kernel, then fails if anything still holds on to a directory.
+pub(crate) fn assert_nothing_left_of(dir: &Path, what: &str) {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let left = leftovers(dir);
+        if left.is_empty() {
+            return;
         }
+        assert!(Instant::now() < end, "{what} left {left:#?}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
