@@ -25,13 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// `BLKRRPART` of linux/fs.h: the partition table is read again.
 const REREAD_TABLE: Opcode = rustix::ioctl::opcode::none(0x12, 95);
 
-/// What is mounted for the time of a build only.
-#[derive(Debug)]
-pub(crate) struct Scratch {
-    /// The directory for packages.
-    pub(crate) archives: PathBuf,
-}
-
 /// The disk and its root.
 #[derive(Debug)]
 pub(crate) struct Disk {

@@ -7,13 +7,13 @@ use std::process::{ExitCode, Stdio};
 
 use labwright_disk::filesystem::FilesystemError;
 use labwright_disk::layout::LayoutError;
-use labwright_disk::mount::MountError;
+use labwright_disk::mount::{Mount, MountError};
 use labwright_disk::online::OnlineError;
 use labwright_disk::table::TableError;
 use labwright_guest::frame::{self, FrameError};
 use labwright_guest::free_space::FreeSpaceError;
 
-use crate::disk::{Disk, Scratch, TARGET};
+use crate::disk::{Disk, TARGET};
 use crate::machine::{self, Modules};
 use crate::network;
 use crate::orders::{FailureKind, Order, Reply};
@@ -104,12 +104,12 @@ fn start() -> Result<(), Error> {
     let modules = machine::prepare()?;
     network::up().doing(|| "bring the network up".to_owned())?;
     let port = machine::port()?;
-    let scratch = machine::scratch()?;
-    serve(port, &modules, &scratch)
+    serve(port, &modules)
 }
 
-fn serve(mut port: File, modules: &Modules, scratch: &Scratch) -> Result<(), Error> {
+fn serve(mut port: File, modules: &Modules) -> Result<(), Error> {
     let mut disk: Option<Disk> = None;
+    let mut scratch: Option<Mount> = None;
     loop {
         let order = match frame::read_json(&mut port) {
             Ok(order) => order,
@@ -117,7 +117,7 @@ fn serve(mut port: File, modules: &Modules, scratch: &Scratch) -> Result<(), Err
             Err(FrameError::End) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let reply = match carry_out(&order, &mut disk, modules, scratch, &mut port) {
+        let reply = match carry_out(&order, &mut disk, modules, &mut scratch, &mut port) {
             Ok(reply) => reply,
             Err(Error::Talk(error)) => return Err(error.into()),
             Err(error) => Reply::Failed { kind: error.kind(), chain: error.chain() },
@@ -130,7 +130,7 @@ fn carry_out(
     order: &Order,
     disk: &mut Option<Disk>,
     modules: &Modules,
-    scratch: &Scratch,
+    scratch: &mut Option<Mount>,
     port: &mut File,
 ) -> Result<Reply, Error> {
     match order {
@@ -139,10 +139,11 @@ fn carry_out(
             Ok(Reply::Opened { root: opened.root_size(), keeps_deleted: opened.keeps_deleted() })
         }
         Order::Grow => disk.as_mut().ok_or(Error::Closed)?.grow().map(|()| Reply::Done),
+        Order::Scratch => machine::scratch(scratch).map(|()| Reply::Done),
         Order::Step => {
             let disk = disk.as_mut().ok_or(Error::Closed)?;
             disk.mount()?;
-            step(&disk.info()?, scratch, port).map(|()| Reply::StepEnded)
+            step(&disk.info()?, port).map(|()| Reply::StepEnded)
         }
         Order::Commit { trim } => disk.as_mut().ok_or(Error::Closed)?.commit(*trim).map(|()| Reply::Done),
     }
@@ -151,9 +152,8 @@ fn carry_out(
 /// Lets the guest program have the port until its step is done.
 ///
 /// Nothing is read ahead on either side: the host sends only what it was asked for.
-fn step(disk: &labwright_guest::protocol::DiskInfo, scratch: &Scratch, port: &mut File) -> Result<(), Error> {
-    let archives = scratch.archives.display().to_string();
-    frame::write_json(port, &Reply::Ready { root: TARGET.to_owned(), archives, disk: disk.clone() })?;
+fn step(disk: &labwright_guest::protocol::DiskInfo, port: &mut File) -> Result<(), Error> {
+    frame::write_json(port, &Reply::Ready { root: TARGET.to_owned(), disk: disk.clone() })?;
     let end = || port.try_clone().map(Stdio::from).doing(|| "hand on the port".to_owned());
     #[expect(
         clippy::disallowed_methods,

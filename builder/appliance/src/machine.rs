@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use labwright_disk::mount::{Flags, Mount};
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::ioctl::{NoArg, Opcode};
 use rustix::mount::MountFlags;
 
-use crate::disk::Scratch;
 use crate::init::{Doing, Error};
-use crate::{MODULES, ModuleSet, PORT};
+use crate::{MODULES, ModuleSet, PORT, SCRATCH};
+
+/// `BLKFLSBUF` of linux/fs.h: what is cached of a disk is written and forgotten.
+const FLUSH_BUFFERS: Opcode = rustix::ioctl::opcode::none(0x12, 97);
 
 /// How long a device may take to appear once its driver is loaded.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -96,17 +100,20 @@ pub(crate) fn disk(letter: char) -> Result<PathBuf, Error> {
     })
 }
 
-/// Mounts the disk for what is needed only while building.
-pub(crate) fn scratch() -> Result<Scratch, Error> {
+/// Mounts the disk for what is needed only while building, on which the host has made a file system since.
+pub(crate) fn scratch(mounted: &mut Option<Mount>) -> Result<(), Error> {
     let device = disk('b')?;
-    let target = Path::new("/scratch");
-    rustix::mount::mount(&device, target, "ext4", MountFlags::NODEV | MountFlags::NOATIME, None)
-        .doing(|| format!("mount {} on {}", device.display(), target.display()))?;
-    let archives = target.join("archives");
-    // apt fetches into `partial`, as its own user.
-    let partial = archives.join("partial");
-    fs_err::create_dir_all(&partial).doing(|| format!("make {}", partial.display()))?;
-    Ok(Scratch { archives })
+    if let Some(mount) = mounted.take() {
+        mount.close()?;
+    }
+    let disk = fs_err::OpenOptions::new().read(true).write(true).open(&device);
+    let disk = disk.doing(|| format!("open {}", device.display()))?;
+    #[expect(unsafe_code, reason = "what is cached of the disk is forgotten by ioctl")]
+    // SAFETY: the call has no argument.
+    let forgotten = unsafe { rustix::ioctl::ioctl(&disk, NoArg::<FLUSH_BUFFERS>::new()) };
+    forgotten.doing(|| format!("read {} anew", device.display()))?;
+    *mounted = Some(Mount::new(&device, Path::new(SCRATCH), "ext4", Flags::WORK, "")?);
+    Ok(())
 }
 
 fn wait_for<T>(what: &'static str, mut look: impl FnMut() -> Option<T>) -> Result<T, Error> {

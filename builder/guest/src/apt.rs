@@ -8,7 +8,7 @@ use rustix::fs::{Gid, Uid};
 
 use crate::error::{Doing, StepError};
 use crate::files;
-use crate::protocol::{AptFile, Fallback, Message, Report, Request};
+use crate::protocol::{AptFile, AptState, Fallback, Message, Report, Request, SUPPLIED};
 use crate::session::{Program, Session};
 use crate::sources::{self, Source};
 use crate::traces::{PIN_PREFERENCES, PIN_SOURCE};
@@ -16,6 +16,27 @@ use crate::traces::{PIN_PREFERENCES, PIN_SOURCE};
 const OS_RELEASE: &str = "/etc/os-release";
 const ARCHIVES: &str = "/var/cache/apt/archives";
 const FILES: &str = "/tmp/labwright-packages";
+const LISTS: &str = "/var/lib/apt/lists";
+
+/// What apt's choice of packages depends on: files, and directories of files.
+const STATE: [&str; 13] = [
+    "/etc/apt/apt.conf",
+    "/etc/apt/apt.conf.d",
+    "/etc/apt/sources.list",
+    "/etc/apt/sources.list.d",
+    "/etc/apt/preferences",
+    "/etc/apt/preferences.d",
+    "/etc/apt/trusted.gpg",
+    "/etc/apt/trusted.gpg.d",
+    "/etc/apt/keyrings",
+    "/usr/share/keyrings",
+    "/var/lib/apt/extended_states",
+    "/var/lib/dpkg/arch",
+    "/var/lib/dpkg/status",
+];
+
+/// How much of a file one report has, in bytes. As JSON it is up to four times as long.
+const PIECE: usize = 128 << 10;
 
 /// What is fixed for all calls: no terminal, no questions, no waiting for the disk, the image's configuration files kept
 /// where a person changed them, and apt's own caches outside the image. Recommended packages come as the distribution
@@ -37,6 +58,9 @@ const OPTIONS: &[&str] = &[
     "Acquire::Languages=none",
     "-o",
     "APT::Update::Error-Mode=any",
+    // A record of what was chosen from, compressed as hard as can be: more than unpacking takes in an emulated machine.
+    "-o",
+    "Dir::Log::Planner=",
     "-o",
     "Dir::Cache::pkgcache=/run/labwright/pkgcache.bin",
     "-o",
@@ -49,6 +73,7 @@ pub(crate) struct Apt {
     options: Vec<String>,
     network: bool,
     has_lists: bool,
+    supplied: bool,
 }
 
 impl Apt {
@@ -61,7 +86,10 @@ impl Apt {
         for (name, value) in &request.apt_options {
             options.extend(["-o".to_owned(), format!("{name}={value}")]);
         }
-        Self { options, network: request.network, has_lists: false }
+        if request.supplied {
+            options.extend(["-o".to_owned(), format!("Dir::State::lists={SUPPLIED}/index")]);
+        }
+        Self { options, network: request.network, has_lists: false, supplied: request.supplied }
     }
 
     fn program(&self, program: &str) -> Program {
@@ -76,9 +104,20 @@ impl Apt {
         if fs_err::metadata("/usr/bin/apt-get").is_err() {
             return Err(StepError::Missing { path: "/usr/bin/apt-get".to_owned(), purpose: "install packages" });
         }
-        session.run(&self.get().arg("update"))?;
+        if self.supplied {
+            take_lists(Path::new(SUPPLIED).join("lists").as_path())?;
+        } else {
+            session.run(&self.get().arg("update"))?;
+        }
         self.has_lists = true;
         Ok(())
+    }
+
+    /// Tells what apt's choice of packages depends on.
+    pub(crate) fn survey(&self, session: &mut Session, fallbacks: &[Fallback]) -> Result<(), StepError> {
+        let borrowed = self.borrow(fallbacks)?;
+        let result = STATE.iter().try_for_each(|path| tell(session, Path::new(path)));
+        if borrowed { result.and(clean_pins(fallbacks)) } else { result }
     }
 
     fn need_lists(&mut self, session: &mut Session) -> Result<(), StepError> {
@@ -112,6 +151,7 @@ impl Apt {
             names.push(path);
         }
         let borrowed = self.borrow(fallbacks)?;
+        self.has_lists &= !borrowed;
         names.extend(fallbacks.iter().map(|fallback| fallback.package.clone()));
         if names.is_empty() {
             return Ok(());
@@ -153,7 +193,7 @@ impl Apt {
 
     /// Adds the suites that packages may come from if the image's own do not have them, pinned so that nothing else
     /// does. One update and one transaction then serve all packages of the step. Returns whether there are any.
-    fn borrow(&mut self, fallbacks: &[Fallback]) -> Result<bool, StepError> {
+    fn borrow(&self, fallbacks: &[Fallback]) -> Result<bool, StepError> {
         for Fallback { package, suite } in fallbacks {
             checked(package)?;
             checked(suite)?;
@@ -172,7 +212,6 @@ impl Apt {
         }
         files::write_text(&format!("/{PIN_SOURCE}"), 0o644, &stanzas)?;
         files::write_text(&format!("/{PIN_PREFERENCES}"), 0o644, &preferences(fallbacks))?;
-        self.has_lists = false;
         Ok(true)
     }
 
@@ -235,6 +274,50 @@ impl Apt {
     }
 }
 
+/// Tells the host what is in a file, or in the files of a directory; nothing where there is none.
+fn tell(session: &mut Session, path: &Path) -> Result<(), StepError> {
+    let Ok(metadata) = fs_err::metadata(path) else { return Ok(()) };
+    if metadata.is_dir() {
+        let mut files = Vec::new();
+        for entry in fs_err::read_dir(path).doing("list", path)? {
+            let file = entry.doing("list", path)?.path();
+            // A link that leads nowhere is what a package has left.
+            if fs_err::metadata(&file).is_ok_and(|metadata| metadata.is_file()) {
+                files.push(file);
+            }
+        }
+        files.sort();
+        return files.iter().try_for_each(|file| tell(session, file));
+    }
+    let Some(name) = path.to_str() else { return Ok(()) };
+    let bytes = fs_err::read(path).doing("read", path)?;
+    for piece in bytes.chunks(PIECE) {
+        let state = AptState { path: name.to_owned(), piece: piece.to_vec() };
+        session.say(&Message::Report(Report::AptState(state)))?;
+    }
+    Ok(())
+}
+
+/// Makes the image's package lists the supplied ones, as an update leaves them.
+fn take_lists(supplied: &Path) -> Result<(), StepError> {
+    files::directory(Path::new(LISTS), 0o755, (Uid::ROOT, Gid::ROOT))?;
+    for entry in fs_err::read_dir(LISTS).doing("list", LISTS)? {
+        let path = entry.doing("list", LISTS)?.path();
+        if fs_err::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+            files::remove(&path)?;
+        }
+    }
+    for entry in fs_err::read_dir(supplied).doing("list", supplied)? {
+        let entry = entry.doing("list", supplied)?;
+        let path = Path::new(LISTS).join(entry.file_name());
+        let mut from = fs_err::File::open(entry.path()).doing("open", entry.path())?;
+        files::replace(&path, 0o644, (Uid::ROOT, Gid::ROOT), &mut |to| {
+            std::io::copy(&mut from, to).doing("write", &path).map(drop)
+        })?;
+    }
+    Ok(())
+}
+
 /// A package or suite that apt cannot take for an option.
 fn checked(name: &str) -> Result<&str, StepError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.:~=/_*^".contains(&byte);
@@ -262,9 +345,8 @@ fn preferences(fallbacks: &[Fallback]) -> String {
 fn clean_pins(fallbacks: &[Fallback]) -> Result<(), StepError> {
     files::remove(Path::new(&format!("/{PIN_SOURCE}")))?;
     files::remove(Path::new(&format!("/{PIN_PREFERENCES}")))?;
-    let lists = "/var/lib/apt/lists";
-    for entry in fs_err::read_dir(lists).doing("list", lists)? {
-        let entry = entry.doing("list", lists)?;
+    for entry in fs_err::read_dir(LISTS).doing("list", LISTS)? {
+        let entry = entry.doing("list", LISTS)?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if fallbacks.iter().any(|fallback| name.contains(&format!("_dists_{}_", fallback.suite))) {

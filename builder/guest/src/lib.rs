@@ -42,7 +42,7 @@ pub mod seal;
 mod session;
 mod settings;
 mod shell;
-mod sources;
+pub mod sources;
 mod space;
 mod stand_in;
 mod traces;

@@ -6,12 +6,16 @@
 //! the disk behind each step by QEMU's own control channel.
 
 pub(crate) mod appliance;
+mod apt_root;
+mod index;
 mod initramfs;
 mod kernel_modules;
 mod link;
 mod network;
 mod package;
+mod repack;
 pub(crate) mod session;
+mod supply;
 
 pub use appliance::ApplianceError;
 pub use session::VmError;

@@ -5,20 +5,22 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use labwright_appliance::SCRATCH;
 use labwright_appliance::orders::{self, Order, Reply};
 use labwright_core::{Arch, ByteSize, Cancel, Cancelled, Event, NamedSecret, Reporter};
 use labwright_disk::chain::{Backing, ChainError, create_overlay};
 use labwright_disk::inspect::Format;
 use labwright_disk::read_disk::DataError;
 use labwright_guest::audit::Needles;
-use labwright_guest::client::{self, ClientError};
+use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::frame::{self, FrameError};
-use labwright_guest::protocol::Message;
+use labwright_guest::protocol::{Action, Bind, Message, Request, SUPPLIED};
 use labwright_host::{Invocation, Tool, ToolError};
 use labwright_vm::{Cache, DirectKernel, DiskFormat, Drive, Layer, Machine, NoRoom, Port, RunningMachine, Screen};
 
 use super::appliance::{self, Appliance, ApplianceError};
 use super::link::{End, Watch};
+use super::supply::{self, Supplier, SupplyError};
 use super::{VmRunner, network};
 use crate::chroot::wire::{self, FailureKind};
 use crate::chroot::{Leak, SessionError, leaks, worker};
@@ -42,6 +44,9 @@ const MEMORY: (u64, u64) = (4 << 30, 768 << 20);
 
 /// The size of the disk for packages; it takes only the room of what is in it.
 const SCRATCH_SIZE: u64 = 32 << 30;
+
+/// Its file in the work directory. A file system is made on it when there is something to put on it.
+const SCRATCH_FILE: &str = "scratch.raw";
 
 /// Where the guest's package manager keeps what it fetched.
 const ARCHIVES: &str = "/var/cache/apt/archives";
@@ -201,17 +206,122 @@ impl Session {
         cancel: &Cancel,
     ) -> Result<Vec<serde_json::Value>> {
         let wire::Step { mut request, sources } = step;
-        let Reply::Ready { root, archives, disk } = self.order(&Order::Step, "mount the disk", ORDER, cancel)? else {
+        if let Some(bind) = request.binds.iter().find(|bind| bind.guest.as_str() != ARCHIVES) {
+            return Err(VmError::Bind { path: bind.host.clone() }.into());
+        }
+        if let Some(bind) = request.binds.pop() {
+            request.binds.clear();
+            let supply = self.supply(&mut request, &sources, &bind.host, reporter, cancel)?;
+            self.make_scratch(supply.as_deref(), cancel)?;
+            request.binds.push(Bind { host: Path::new(SCRATCH).join("archives"), ..bind });
+            if supply.is_some() {
+                request.supplied = true;
+                request.binds.push(Bind {
+                    host: Path::new(SCRATCH).join("supplied"),
+                    guest: SUPPLIED.parse().expect("a constant that is a path"),
+                    read_only: true,
+                });
+            }
+        }
+        let outcome = self.guest(request, &sources, reporter, cancel)?;
+        worker::reports(outcome).map_err(shared)
+    }
+
+    /// Has the host's apt fetch what a step installs; none where it cannot.
+    ///
+    /// What the guest's apt knows is asked in a step of its own, behind the package sources of the request, which are
+    /// done then.
+    fn supply(
+        &mut self,
+        request: &mut Request,
+        sources: &[wire::Source],
+        archives: &Path,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Option<PathBuf>> {
+        if !supply::is_possible(request) {
+            return Ok(None);
+        }
+        let is_source = |action: &Action| matches!(action, Action::AptSource { .. });
+        let (mut before, rest) = request.actions.drain(..).partition::<Vec<Action>, _>(is_source);
+        request.actions = rest;
+        let fallbacks = request.actions.iter().find_map(|action| match action {
+            Action::AptInstall { fallbacks, .. } => Some(fallbacks.clone()),
+            _ => None,
+        });
+        before.push(Action::AptSurvey { fallbacks: fallbacks.unwrap_or_default() });
+        let survey = Request { actions: before, ..request.clone() };
+        let state = self.guest(survey, &[], reporter, cancel)?.apt_state;
+        let work = self.work.join("supply");
+        let supplier = Supplier {
+            archives,
+            work: &work,
+            arch: self.machine.machine().arch,
+            options: &request.apt_options,
+            environment: &request.environment,
+            cancel,
+        };
+        match supplier.supply(state, request, sources) {
+            Ok(directory) => Ok(Some(directory)),
+            Err(SupplyError::Cancelled(cancelled) | SupplyError::Tool(ToolError::Cancelled(cancelled))) => {
+                Err(cancelled.into())
+            }
+            Err(error) => {
+                let reason = worker::chain(&error).join(": ");
+                let reason = reason.lines().next().unwrap_or_default();
+                reporter.event(Event::Note(format!("packages are fetched inside the machine: {reason}")));
+                tracing::debug!(%error, "the host did not fetch packages");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes a file system with what is in a directory on the scratch disk, and has the machine mount it. The directory
+    /// is removed.
+    fn make_scratch(&mut self, content: Option<&Path>, cancel: &Cancel) -> Result<()> {
+        let path = self.work.join(SCRATCH_FILE);
+        let file = fs_err::OpenOptions::new().write(true).open(&path)?;
+        // QEMU goes on to use this very file.
+        file.set_len(0)?;
+        file.set_len(SCRATCH_SIZE)?;
+        drop(file);
+        let empty = tempfile::tempdir_in(&self.work)?;
+        let content = match content {
+            Some(content) => content,
+            None => {
+                // apt fetches into `partial`, as its own user.
+                fs_err::create_dir_all(empty.path().join("archives/partial"))?;
+                empty.path()
+            }
+        };
+        Invocation::new(Tool::Mke2fs)
+            .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "lazy_itable_init=1,nodiscard"])
+            // Few inodes: packages are large.
+            .args(["-i", "262144", "-d"])
+            .arg(content)
+            .arg(&path)
+            .run(cancel)?;
+        drop(empty);
+        let supply = self.work.join("supply");
+        if supply.exists() {
+            fs_err::remove_dir_all(supply)?;
+        }
+        self.expect_done(&Order::Scratch, "mount the disk for packages", cancel)
+    }
+
+    /// Has the guest program do a request.
+    fn guest(
+        &mut self,
+        mut request: Request,
+        sources: &[wire::Source],
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Outcome> {
+        let Reply::Ready { root, disk } = self.order(&Order::Step, "mount the disk", ORDER, cancel)? else {
             return Err(VmError::Confused.into());
         };
         request.root = root.into();
         request.disk = Some(disk);
-        for bind in &mut request.binds {
-            if bind.guest.as_str() != ARCHIVES {
-                return Err(VmError::Bind { path: bind.host.clone() }.into());
-            }
-            bind.host = PathBuf::from(&archives);
-        }
         if request.network {
             request.dns = network::resolver(&request.dns);
         }
@@ -228,7 +338,7 @@ impl Session {
             &mut writer,
             &mut reader,
             &request,
-            &mut |index| worker::open_source(&sources, index),
+            &mut |index| worker::open_source(sources, index),
             &mut |message| {
                 if let Message::Output { line } = message {
                     reporter.event(Event::Output { line: line.clone() });
@@ -245,8 +355,7 @@ impl Session {
             return Err(error.into());
         }
         ended?;
-        let outcome = outcome.map_err(|error| shared(worker::guest_failure(&error)))?;
-        worker::reports(outcome).map_err(shared)
+        outcome.map_err(|error| shared(worker::guest_failure(&error)))
     }
 
     pub(crate) fn commit(
@@ -381,7 +490,8 @@ fn machine(runner: &VmRunner, arch: Arch, open: wire::Open, appliance: &Applianc
     create_overlay(&top, &Backing { name: open.backing, format: below }, open.size.bytes(), cancel)?;
     let initrd = work.join("initrd");
     appliance.write_initramfs(&initrd)?;
-    let scratch = scratch(work, cancel)?;
+    let scratch = work.join(SCRATCH_FILE);
+    fs_err::File::create(&scratch)?.set_len(SCRATCH_SIZE)?;
 
     let mut machine = Machine::new(arch, runner.accelerator, work.join("console"), work.join("q"));
     "labwright build".clone_into(&mut machine.name);
@@ -400,19 +510,6 @@ fn machine(runner: &VmRunner, arch: Arch, open: wire::Open, appliance: &Applianc
         Drive::raw(scratch).ignore_flushes(),
     ];
     Ok(machine)
-}
-
-/// A disk for what is needed only while building: an empty ext4 file system in a file with holes.
-fn scratch(work: &Path, cancel: &Cancel) -> Result<PathBuf> {
-    let path = work.join("scratch.raw");
-    fs_err::File::create(&path)?.set_len(SCRATCH_SIZE)?;
-    Invocation::new(Tool::Mke2fs)
-        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "lazy_itable_init=1,nodiscard"])
-        // Few inodes: packages are large.
-        .args(["-i", "262144"])
-        .arg(&path)
-        .run(cancel)?;
-    Ok(path)
 }
 
 /// Half of the memory that is free, in bytes, within limits. QEMU takes only what the guest touches.
