@@ -10,7 +10,7 @@ use crate::layers::Layers;
 /// ```text
 /// HOME/bases/        base disks, by digest (labwright-base-images)
 /// HOME/layers/       the step cache
-/// HOME/apt/          packages that were fetched
+/// HOME/apt/          packages that were fetched, and the lists that the host's apt fetched for machines
 /// HOME/appliance/    kernels for the machines of the vm runner, by digest
 /// HOME/logs/NAME/    the last builds of each recipe
 /// HOME/history/      what the last build of each recipe was made of

@@ -50,7 +50,8 @@ impl Archive {
             let size = fs_err::metadata(&deb).unwrap().len();
             let control = String::from_utf8(tool("dpkg-deb", &["-f", text(&deb)])).unwrap();
             let file = deb.file_name().unwrap().to_str().unwrap();
-            index += &format!("{control}Filename: ./{file}\nSize: {size}\nSHA256: {}\n\n", sha256(&deb));
+            let digest = sha256(&deb);
+            index.extend([format!("{control}Filename: ./{file}\nSize: {size}\nSHA256: {digest}\n\n")]);
         }
         let path = self.dir.join("Packages");
         fs_err::write(&path, &index).unwrap();

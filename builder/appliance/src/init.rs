@@ -10,6 +10,7 @@ use labwright_disk::device::Disk;
 use labwright_disk::filesystem::FilesystemKind;
 use labwright_disk::layout::candidates;
 use labwright_disk::loop_device::Access;
+use labwright_disk::mount::Mount;
 use labwright_disk::system::{System, SystemError};
 use labwright_guest::audit::{Needles, in_tree};
 use labwright_guest::frame::{self, FrameError};
@@ -17,7 +18,7 @@ use labwright_guest::protocol::{Failure, Message};
 
 use crate::ModuleSet;
 use crate::disk::{self, CommitError};
-use crate::machine::{self, Modules, Scratch};
+use crate::machine::{self, Modules};
 use crate::network;
 use crate::orders::{FailureKind, Order, Reply};
 
@@ -90,12 +91,12 @@ fn start() -> Result<(), Error> {
     let modules = machine::prepare()?;
     network::up().doing(|| "bring the network up".to_owned())?;
     let port = machine::port()?;
-    let scratch = machine::scratch()?;
-    serve(port, &modules, &scratch)
+    serve(port, &modules)
 }
 
-fn serve(mut port: File, modules: &Modules, scratch: &Scratch) -> Result<(), Error> {
+fn serve(mut port: File, modules: &Modules) -> Result<(), Error> {
     let mut disk: Option<System> = None;
+    let mut scratch: Option<Mount> = None;
     loop {
         let order = match frame::read_json(&mut port) {
             Ok(order) => order,
@@ -103,7 +104,7 @@ fn serve(mut port: File, modules: &Modules, scratch: &Scratch) -> Result<(), Err
             Err(FrameError::End) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let reply = match carry_out(&order, &mut disk, modules, scratch, &mut port) {
+        let reply = match carry_out(&order, &mut disk, modules, &mut scratch, &mut port) {
             Ok(reply) => reply,
             Err(Error::Talk(error)) => return Err(error.into()),
             Err(error) => Reply::Failed { kind: error.kind(), chain: causes(&error) },
@@ -116,7 +117,7 @@ fn carry_out(
     order: &Order,
     disk: &mut Option<System>,
     modules: &Modules,
-    scratch: &Scratch,
+    scratch: &mut Option<Mount>,
     port: &mut File,
 ) -> Result<Reply, Error> {
     match order {
@@ -126,6 +127,10 @@ fn carry_out(
             // btrfs does not list what is free.
             let keeps_deleted = root.filesystem.kind == FilesystemKind::Btrfs;
             Ok(Reply::Opened { root: root.place.size, keeps_deleted })
+        }
+        Order::Scratch => {
+            machine::scratch(scratch)?;
+            Ok(Reply::Done)
         }
         Order::Grow => {
             disk.as_mut().ok_or(Error::Closed)?.grow(&Cancel::new())?;
@@ -139,8 +144,7 @@ fn carry_out(
             let access = if *read_only { Access::ReadOnly } else { Access::ReadWrite };
             let warnings = system.mount(access)?.warnings().to_vec();
             let info = disk::info(system)?;
-            let archives = scratch.archives.display().to_string();
-            step(&Reply::Ready { root: TARGET.to_owned(), archives, disk: info, warnings }, port)?;
+            step(&Reply::Ready { root: TARGET.to_owned(), disk: info, warnings }, port)?;
             Ok(Reply::StepEnded)
         }
         Order::Search { secrets, keys } => {
@@ -212,6 +216,7 @@ fn gone(signal: i32) -> Failure {
         exit_status: None,
         signal: Some(signal),
         time_limit_seconds: None,
+        not_as_locked: false,
         last_lines: Vec::new(),
     }
 }

@@ -32,6 +32,9 @@ pub const ROLE: &str = "appliance";
 /// The name of the port that the host talks through.
 pub const PORT: &str = "labwright";
 
+/// Where the second disk is mounted: what is needed only while building.
+pub const SCRATCH: &str = "/scratch";
+
 /// The directory of the initial RAM disk with the kernel's modules: a list for each set, and the modules that it names.
 pub const MODULES: &str = "/modules";
 

@@ -7,11 +7,17 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use labwright_disk::mount::{Flags, Mount};
+use labwright_disk::system::SystemError;
 use rustix::fs::{CWD, Mode, OFlags};
+use rustix::ioctl::{NoArg, Opcode};
 use rustix::mount::MountFlags;
 
 use crate::init::{Doing, Error};
-use crate::{MODULES, ModuleSet, PORT};
+use crate::{MODULES, ModuleSet, PORT, SCRATCH};
+
+/// `BLKFLSBUF` of linux/fs.h: what is cached of a disk is written and forgotten.
+const FLUSH_BUFFERS: Opcode = rustix::ioctl::opcode::none(0x12, 97);
 
 /// How long a device may take to appear once its driver is loaded.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -19,13 +25,6 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// How many processes and threads there may be, the kernel's own among them: as many as a step of the chroot runner may
 /// have. A step that starts one after the other fails then, where the machine would stand still.
 const THREADS: &str = "2048";
-
-/// What is mounted for the time of a build only.
-#[derive(Debug)]
-pub(crate) struct Scratch {
-    /// The directory for packages.
-    pub(crate) archives: PathBuf,
-}
 
 /// The kernel's modules, in a directory that has no path any more.
 #[derive(Debug)]
@@ -108,17 +107,21 @@ pub(crate) fn disk(letter: char) -> Result<PathBuf, Error> {
     })
 }
 
-/// Mounts the disk for what is needed only while building.
-pub(crate) fn scratch() -> Result<Scratch, Error> {
+/// Mounts the disk for what is needed only while building, on which the host has made a file system since.
+pub(crate) fn scratch(mounted: &mut Option<Mount>) -> Result<(), Error> {
     let device = disk('b')?;
-    let target = Path::new("/scratch");
-    rustix::mount::mount(&device, target, "ext4", MountFlags::NODEV | MountFlags::NOATIME, None)
-        .doing(|| format!("mount {} on {}", device.display(), target.display()))?;
-    let archives = target.join("archives");
-    // apt fetches into `partial`, as its own user.
-    let partial = archives.join("partial");
-    fs_err::create_dir_all(&partial).doing(|| format!("make {}", partial.display()))?;
-    Ok(Scratch { archives })
+    if let Some(mount) = mounted.take() {
+        mount.close().map_err(SystemError::from)?;
+    }
+    let disk = fs_err::OpenOptions::new().read(true).write(true).open(&device);
+    let disk = disk.doing(|| format!("open {}", device.display()))?;
+    #[expect(unsafe_code, reason = "what is cached of the disk is forgotten by ioctl")]
+    // SAFETY: the call has no argument.
+    let forgotten = unsafe { rustix::ioctl::ioctl(&disk, NoArg::<FLUSH_BUFFERS>::new()) };
+    forgotten.doing(|| format!("read {} anew", device.display()))?;
+    let mount = Mount::new(&device, Path::new(SCRATCH), "ext4", Flags::WORK, "");
+    *mounted = Some(mount.map_err(SystemError::from)?);
+    Ok(())
 }
 
 fn wait_for<T>(what: &'static str, mut look: impl FnMut() -> Option<T>) -> Result<T, Error> {

@@ -13,6 +13,8 @@ pub enum Order {
     Open,
     /// Grows the root partition and its file system to the size of the disk.
     Grow,
+    /// Mounts the second disk, anew if it is: the host has made a file system on it.
+    Scratch,
     /// Mounts the root and lets the guest program do a step: behind [`Reply::Ready`], the port speaks its protocol until
     /// [`Reply::StepEnded`].
     Step {
@@ -53,8 +55,6 @@ pub enum Reply {
     Ready {
         /// Where the root is mounted.
         root: String,
-        /// A directory outside the disk for packages that are fetched.
-        archives: String,
         /// What boot loaders in the guest should see.
         disk: DiskInfo,
         /// What could not be mounted, in sentences.

@@ -395,11 +395,11 @@ impl<'a> Group<'a> {
             if section.section(&name).is_some() {
                 return Err(damaged("its segments are not numbered"));
             }
-            added.push_str(&format!(
+            let physical = &self.physical;
+            added.extend([format!(
                 "\n{name} {{\nstart_extent = {end}\nextent_count = {count}\n\ntype = \"striped\"\nstripe_count = 1\n\n\
-                 stripes = [\n\"{}\", {first}\n]\n}}\n",
-                self.physical
-            ));
+                 stripes = [\n\"{physical}\", {first}\n]\n}}\n"
+            )]);
             end += count;
         }
         edits.push((section.end..section.end, added));

@@ -10,7 +10,7 @@ use crate::error::{Doing, StepError};
 use crate::files;
 use crate::inventory::{self, Inventory, PER_REPORT};
 use crate::locked::{self, Planned};
-use crate::protocol::{AptFile, Fallback, LockRule, Locked, Message, Report, Request};
+use crate::protocol::{AptFile, AptState, Fallback, LockRule, Locked, Message, Report, Request, SUPPLIED};
 use crate::session::{Program, Session};
 use crate::sources::{self, Source};
 use crate::traces::{PIN_PREFERENCES, PIN_SOURCE};
@@ -18,6 +18,27 @@ use crate::traces::{PIN_PREFERENCES, PIN_SOURCE};
 const OS_RELEASE: &str = "/etc/os-release";
 const ARCHIVES: &str = "/var/cache/apt/archives";
 const FILES: &str = "/tmp/labwright-packages";
+const LISTS: &str = "/var/lib/apt/lists";
+
+/// What apt's choice of packages depends on: files, and directories of files.
+const STATE: [&str; 13] = [
+    "/etc/apt/apt.conf",
+    "/etc/apt/apt.conf.d",
+    "/etc/apt/sources.list",
+    "/etc/apt/sources.list.d",
+    "/etc/apt/preferences",
+    "/etc/apt/preferences.d",
+    "/etc/apt/trusted.gpg",
+    "/etc/apt/trusted.gpg.d",
+    "/etc/apt/keyrings",
+    "/usr/share/keyrings",
+    "/var/lib/apt/extended_states",
+    "/var/lib/dpkg/arch",
+    "/var/lib/dpkg/status",
+];
+
+/// How much of a file one report has, in bytes. As JSON it is up to four times as long.
+const PIECE: usize = 128 << 10;
 
 /// What is fixed for all calls: no terminal, no questions, no waiting for the disk, the image's configuration files kept
 /// where a person changed them, and apt's own caches outside the image. Recommended packages come as the distribution
@@ -39,11 +60,11 @@ const OPTIONS: &[&str] = &[
     "Acquire::Languages=none",
     "-o",
     "APT::Update::Error-Mode=any",
-    "-o",
-    "Dir::Cache::pkgcache=/run/labwright/pkgcache.bin",
-    "-o",
-    "Dir::Cache::srcpkgcache=/run/labwright/srcpkgcache.bin",
 ];
+
+/// Where the programs are told which apt itself starts, and that would otherwise read all lists again: debconf's
+/// apt-extracttemplates spent 30 s of an emulated installation on that.
+const CONFIGURATION: &str = "/run/labwright/apt.conf";
 
 /// apt in one step.
 #[derive(Default)]
@@ -52,6 +73,7 @@ pub(crate) struct Apt {
     network: bool,
     has_lists: bool,
     locked: Option<Locked>,
+    supplied: bool,
 }
 
 impl Apt {
@@ -64,11 +86,24 @@ impl Apt {
         for (name, value) in &request.apt_options {
             options.extend(["-o".to_owned(), format!("{name}={value}")]);
         }
-        Self { options, network: request.network, has_lists: false, locked: request.locked.clone() }
+        let (supplied, locked) = (request.supplied, request.locked.clone());
+        Self { options, network: request.network, has_lists: false, locked, supplied }
     }
 
     fn program(&self, program: &str) -> Program {
-        Program::new(program).args(&self.options).env("DEBIAN_FRONTEND", "noninteractive")
+        let program = Program::new(program).args(&self.options).env("DEBIAN_FRONTEND", "noninteractive");
+        program.env("APT_CONFIG", CONFIGURATION)
+    }
+
+    /// Says where apt's lists are and where its caches may be.
+    fn configure(&self) -> Result<(), StepError> {
+        let mut text = "Dir::Cache::pkgcache \"/run/labwright/pkgcache.bin\";\n\
+                        Dir::Cache::srcpkgcache \"/run/labwright/srcpkgcache.bin\";\n"
+            .to_owned();
+        if self.supplied {
+            text.extend(["Dir::State::lists \"", SUPPLIED, "/index\";\n"]);
+        }
+        files::write_text(CONFIGURATION, 0o644, &text)
     }
 
     fn get(&self) -> Program {
@@ -79,9 +114,32 @@ impl Apt {
         if fs_err::metadata("/usr/bin/apt-get").is_err() {
             return Err(StepError::Missing { path: "/usr/bin/apt-get".to_owned(), purpose: "install packages" });
         }
-        session.run(&self.get().arg("update"))?;
+        self.configure()?;
+        if self.supplied {
+            take_lists(Path::new(SUPPLIED).join("lists").as_path())?;
+        } else {
+            session.run(&self.get().arg("update"))?;
+        }
         self.has_lists = true;
         Ok(())
+    }
+
+    /// Tells what apt's choice of packages depends on.
+    pub(crate) fn survey(&self, session: &mut Session, fallbacks: &[Fallback]) -> Result<(), StepError> {
+        let borrowed: &[Fallback] = if self.borrow(fallbacks)? { fallbacks } else { &[] };
+        let pins = self.pin(borrowed)?;
+        let result = STATE.iter().try_for_each(|path| tell(session, Path::new(path)));
+        if pins { result.and(clean_pins(borrowed)) } else { result }
+    }
+
+    /// Has apt take the locked versions, and packages from these other suites. Returns whether there is anything to undo.
+    fn pin(&self, borrowed: &[Fallback]) -> Result<bool, StepError> {
+        let locked = self.locked.as_ref().map_or(&[][..], |locked| &locked.packages);
+        let pins = !locked.is_empty() || !borrowed.is_empty();
+        if pins {
+            write_preferences(locked, borrowed)?;
+        }
+        Ok(pins)
     }
 
     fn need_lists(&mut self, session: &mut Session) -> Result<(), StepError> {
@@ -115,15 +173,12 @@ impl Apt {
             names.push(path);
         }
         let borrowed: &[Fallback] = if self.borrow(fallbacks)? { fallbacks } else { &[] };
+        self.has_lists &= borrowed.is_empty();
         names.extend(fallbacks.iter().map(|fallback| fallback.package.clone()));
         if names.is_empty() {
             return Ok(());
         }
-        let pinned = self.locked.as_ref().map_or(&[][..], |locked| &locked.packages);
-        let pins = !pinned.is_empty() || !borrowed.is_empty();
-        if pins {
-            write_preferences(pinned, borrowed)?;
-        }
+        let pins = self.pin(borrowed)?;
         let result = self.install_named(session, &names, fallbacks, borrowed);
         files::remove(Path::new(FILES))?;
         // Source, pins and lists go again, whatever happens.
@@ -142,6 +197,7 @@ impl Apt {
         fallbacks: &[Fallback],
         borrowed: &[Fallback],
     ) -> Result<(), StepError> {
+        self.configure()?;
         self.need_lists(session)?;
         // Asked before anything is installed: apt would have to build its cache anew behind that.
         let elsewhere = self.elsewhere(session, fallbacks)?;
@@ -227,7 +283,7 @@ impl Apt {
 
     /// Adds the suites that packages may come from if the image's own do not have them, pinned so that nothing else
     /// does. One update and one transaction then serve all packages of the step. Returns whether there are any.
-    fn borrow(&mut self, fallbacks: &[Fallback]) -> Result<bool, StepError> {
+    fn borrow(&self, fallbacks: &[Fallback]) -> Result<bool, StepError> {
         for Fallback { package, suite } in fallbacks {
             checked(package)?;
             checked(suite)?;
@@ -245,7 +301,6 @@ impl Apt {
             stanzas.extend([&sources::stanza_for(&mirror, suite), "\n"]);
         }
         files::write_text(&format!("/{PIN_SOURCE}"), 0o644, &stanzas)?;
-        self.has_lists = false;
         Ok(true)
     }
 
@@ -298,6 +353,50 @@ impl Apt {
     }
 }
 
+/// Tells the host what is in a file, or in the files of a directory; nothing where there is none.
+fn tell(session: &mut Session, path: &Path) -> Result<(), StepError> {
+    let Ok(metadata) = fs_err::metadata(path) else { return Ok(()) };
+    if metadata.is_dir() {
+        let mut files = Vec::new();
+        for entry in fs_err::read_dir(path).doing("list", path)? {
+            let file = entry.doing("list", path)?.path();
+            // A link that leads nowhere is what a package has left.
+            if fs_err::metadata(&file).is_ok_and(|metadata| metadata.is_file()) {
+                files.push(file);
+            }
+        }
+        files.sort();
+        return files.iter().try_for_each(|file| tell(session, file));
+    }
+    let Some(name) = path.to_str() else { return Ok(()) };
+    let bytes = fs_err::read(path).doing("read", path)?;
+    for piece in bytes.chunks(PIECE) {
+        let state = AptState { path: name.to_owned(), piece: piece.to_vec() };
+        session.say(&Message::Report(Report::AptState(state)))?;
+    }
+    Ok(())
+}
+
+/// Makes the image's package lists the supplied ones, as an update leaves them.
+fn take_lists(supplied: &Path) -> Result<(), StepError> {
+    files::directory(Path::new(LISTS), 0o755, (Uid::ROOT, Gid::ROOT))?;
+    for entry in fs_err::read_dir(LISTS).doing("list", LISTS)? {
+        let path = entry.doing("list", LISTS)?.path();
+        if fs_err::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+            files::remove(&path)?;
+        }
+    }
+    for entry in fs_err::read_dir(supplied).doing("list", supplied)? {
+        let entry = entry.doing("list", supplied)?;
+        let path = Path::new(LISTS).join(entry.file_name());
+        let mut from = fs_err::File::open(entry.path()).doing("open", entry.path())?;
+        files::replace(&path, 0o644, (Uid::ROOT, Gid::ROOT), &mut |to| {
+            std::io::copy(&mut from, to).doing("write", &path).map(drop)
+        })?;
+    }
+    Ok(())
+}
+
 /// A package or suite that apt cannot take for an option.
 fn checked(name: &str) -> Result<&str, StepError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.:~=/_*^".contains(&byte);
@@ -341,9 +440,8 @@ fn preferences(fallbacks: &[Fallback]) -> String {
 fn clean_pins(fallbacks: &[Fallback]) -> Result<(), StepError> {
     files::remove(Path::new(&format!("/{PIN_SOURCE}")))?;
     files::remove(Path::new(&format!("/{PIN_PREFERENCES}")))?;
-    let lists = "/var/lib/apt/lists";
-    for entry in fs_err::read_dir(lists).doing("list", lists)? {
-        let entry = entry.doing("list", lists)?;
+    for entry in fs_err::read_dir(LISTS).doing("list", LISTS)? {
+        let entry = entry.doing("list", LISTS)?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if fallbacks.iter().any(|fallback| name.contains(&format!("_dists_{}_", fallback.suite))) {

@@ -7,8 +7,11 @@ use labwright_core::{LockedPackage, PackageFact};
 use crate::audit::Finding;
 use crate::frame::{self, Frame, FrameError};
 use crate::inventory::Inventory;
-use crate::protocol::{Failure, FileEnd, Message, Report, Request, Seat};
+use crate::protocol::{AptState, Failure, FileEnd, Message, Report, Request, Seat};
 use crate::seal::SealReport;
+
+/// The most that is taken of what apt's choice depends on, in bytes: ten times the largest Debian.
+const APT_STATE: usize = 64 << 20;
 
 /// What a step found out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Outcome {
     pub findings: Vec<Finding>,
     /// The packages that a sealed image has.
     pub inventory: Option<Inventory>,
+    /// What apt's choice of packages depends on.
+    pub apt_state: Vec<AptState>,
 }
 
 /// Why a step was not done.
@@ -35,6 +40,9 @@ pub enum ClientError {
         #[source]
         source: FrameError,
     },
+    /// The guest program told more of apt than is believed.
+    #[error("the guest program told more than {APT_STATE} bytes of apt's state")]
+    TooMuch,
     /// The guest program ended in the middle.
     #[error("the guest program ended before the step was done")]
     Ended,
@@ -128,6 +136,13 @@ pub fn run_step_at_terminal(
             Message::Report(Report::Package(fact)) => outcome.packages.push(fact),
             Message::Report(Report::Installed(more)) => outcome.installed.extend(more),
             Message::Report(Report::Sealed(report)) => outcome.sealed = Some(report),
+            Message::Report(Report::AptState(state)) => {
+                let total: usize = outcome.apt_state.iter().map(|state| state.piece.len()).sum();
+                if total + state.piece.len() > APT_STATE {
+                    return Err(ClientError::TooMuch);
+                }
+                outcome.apt_state.push(state);
+            }
             Message::Report(Report::Finding(finding)) => outcome.findings.push(finding),
             Message::Report(Report::Inventory(more)) => outcome.inventory.get_or_insert_default().extend(more),
             Message::Failed(failure) => return Err(ClientError::Failed(failure)),

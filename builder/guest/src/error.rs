@@ -85,9 +85,7 @@ pub(crate) enum StepError {
 
 /// The first findings in one line.
 fn list(findings: &[Finding]) -> String {
-    let text = |finding: &Finding| {
-        format!("{} ({}, {}; {})", finding.path, finding.what, finding.id, finding.remedy)
-    };
+    let text = |finding: &Finding| format!("{} ({}, {}; {})", finding.path, finding.what, finding.id, finding.remedy);
     let named = findings.iter().map(text);
     first(&named.collect::<Vec<_>>())
 }

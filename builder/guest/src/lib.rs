@@ -44,7 +44,7 @@ mod session;
 mod settings;
 mod shell;
 mod shell_stream;
-mod sources;
+pub mod sources;
 mod space;
 mod stand_in;
 pub mod terminal;

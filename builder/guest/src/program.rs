@@ -247,6 +247,7 @@ fn act(session: &mut Session, apt: &mut Apt, action: &Action, root: &OwnedFd) ->
     match action {
         Action::AptSource { name, source, key } => apt.source(name, source, key.as_deref()),
         Action::AptUpdate => apt.update(session),
+        Action::AptSurvey { fallbacks } => apt.survey(session, fallbacks),
         Action::AptInstall { packages, files, fallbacks } => apt.install(session, packages, files, fallbacks),
         Action::User(user) => settings::user(session, user),
         Action::WriteFile { path, mode, owner, append, size } => {

@@ -13,6 +13,10 @@ use crate::audit::Finding;
 use crate::inventory::Inventory;
 use crate::seal::SealReport;
 
+/// Where a step finds package lists that the host supplies: `lists` as apt's own update would have left them, and `index`,
+/// the same with the sizes that the supplied packages have.
+pub const SUPPLIED: &str = "/run/labwright-supplied";
+
 /// One step: a root file system, how it is to be run in, and what is to be done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +50,10 @@ pub struct Request {
     /// In which versions [`Action::AptInstall`] installs packages; none means those that apt takes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked: Option<Locked>,
+    /// Whether the binds have package lists at [`SUPPLIED`], which the host fetched and verified from the guest's own
+    /// sources: apt in the guest then fetches none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub supplied: bool,
     /// The disk as boot loaders should see it. Without it a grub in the image asks the host's devices and fails.
     #[serde(default)]
     pub disk: Option<DiskInfo>,
@@ -71,6 +79,7 @@ impl Request {
             environment: Vec::new(),
             apt_options: Vec::new(),
             locked: None,
+            supplied: false,
             disk: None,
             terminal: None,
             actions,
@@ -206,6 +215,12 @@ pub enum Action {
     },
     /// Fetches the package lists.
     AptUpdate,
+    /// Tells the host what it needs to know to fetch packages for the guest: apt's sources, keys and preferences, and
+    /// what is installed. Reports [`Report::AptState`], and changes nothing.
+    AptSurvey {
+        /// Packages that the base's own suites may lack, as in [`Action::AptInstall`].
+        fallbacks: Vec<Fallback>,
+    },
     /// Installs packages; fetches the lists first if the step has not done so. Reports as [`Report::Installed`] what came
     /// or changed its version, but for `files`.
     AptInstall {
@@ -466,8 +481,20 @@ pub enum Report {
     Sealed(SealReport),
     /// An audit found something.
     Finding(Finding),
+    /// A piece of a file that apt's choice depends on.
+    AptState(AptState),
     /// Some of the installed packages; those of all reports together are all.
     Inventory(Inventory),
+}
+
+/// A piece of a file, for [`Action::AptSurvey`]. Those of one file follow each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AptState {
+    /// The file's path in the guest.
+    pub path: String,
+    /// Some of its bytes.
+    pub piece: Vec<u8>,
 }
 
 /// Why a step failed.

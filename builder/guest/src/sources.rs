@@ -1,13 +1,23 @@
 //! apt's package sources as text.
 
+/// The fields of a stanza that [`Source`] has, and one that it is read for.
+const FIELDS: [&str; 6] = ["types", "uris", "suites", "components", "signed-by", "enabled"];
+
 /// One package source, of either format.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Source {
-    types: Vec<String>,
-    uris: Vec<String>,
-    suites: Vec<String>,
-    components: Vec<String>,
-    signed_by: Option<String>,
+pub struct Source {
+    /// `deb`, `deb-src` or both.
+    pub types: Vec<String>,
+    /// Where from.
+    pub uris: Vec<String>,
+    /// The suites, or directories that end in `/`.
+    pub suites: Vec<String>,
+    /// The components.
+    pub components: Vec<String>,
+    /// The file of the key, or the key itself.
+    pub signed_by: Option<String>,
+    /// The names of all other options, in lower case.
+    pub others: Vec<String>,
 }
 
 /// Where a suite comes from, and the key that signs it as the source has it.
@@ -22,7 +32,7 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// Reads one-line sources (`deb [option=value] URI suite component…`).
-pub(crate) fn parse_list(text: &str) -> Vec<Source> {
+pub fn parse_list(text: &str) -> Vec<Source> {
     text.lines().filter_map(parse_line).collect()
 }
 
@@ -37,10 +47,15 @@ fn parse_line(line: &str) -> Option<Source> {
         Some(rest) => rest.split_once(']')?,
         None => ("", rest),
     };
-    let signed_by = options
-        .split_whitespace()
-        .find_map(|option| option.split_once('=').filter(|(name, _)| name.eq_ignore_ascii_case("signed-by")))
-        .map(|(_, value)| value.to_owned());
+    let (mut signed_by, mut others) = (None, Vec::new());
+    for option in options.split_whitespace() {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        if name.eq_ignore_ascii_case("signed-by") {
+            signed_by.get_or_insert(value.to_owned());
+        } else {
+            others.push(name.to_ascii_lowercase());
+        }
+    }
     let mut fields = rest.split_whitespace().map(str::to_owned);
     Some(Source {
         types: vec![kind.to_owned()],
@@ -48,11 +63,12 @@ fn parse_line(line: &str) -> Option<Source> {
         suites: vec![fields.next()?],
         components: fields.collect(),
         signed_by,
+        others,
     })
 }
 
 /// Reads deb822 stanzas; disabled ones are left out.
-pub(crate) fn parse_deb822(text: &str) -> Vec<Source> {
+pub fn parse_deb822(text: &str) -> Vec<Source> {
     let mut sources = Vec::new();
     let mut fields: Vec<(String, String)> = Vec::new();
     for line in text.lines().chain([""]) {
@@ -84,6 +100,7 @@ fn stanza(fields: &[(String, String)]) -> Option<Source> {
         suites: words(get("suites")?),
         components: words(get("components").unwrap_or_default()),
         signed_by: get("signed-by").map(str::to_owned),
+        others: fields.iter().map(|(name, _)| name.clone()).filter(|name| !FIELDS.contains(&name.as_str())).collect(),
     })
 }
 

@@ -59,6 +59,7 @@ impl<E: Error> From<E> for Failed {
 
 impl Failed {
     /// A failure of the disk's system: the base's where another base would do.
+    #[expect(clippy::needless_pass_by_value, reason = "it stands where errors are turned into this one")]
     pub(super) fn system(error: SystemError) -> Self {
         let mut failed = Self { kind: FailureKind::Host, chain: causes(&error) };
         if error.is_of_disk() {

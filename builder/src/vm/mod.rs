@@ -6,14 +6,18 @@
 //! the disk behind each step by QEMU's own control channel; [`search`] is what it looks for on the disk.
 
 pub(crate) mod appliance;
+mod apt_root;
+mod index;
 mod initramfs;
 mod kernel_modules;
 mod link;
 mod network;
 mod package;
+mod repack;
 mod search;
 mod seat;
 pub(crate) mod session;
+mod supply;
 
 pub use appliance::ApplianceError;
 pub use session::VmError;

@@ -4,7 +4,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 /// The size of a member's header in an ar archive.
-const HEADER: usize = 60;
+const HEADER: u64 = 60;
 
 /// The largest compressed kernel module or kernel that is believed, in bytes.
 pub(crate) const LARGEST: u64 = 256 << 20;
@@ -49,29 +49,71 @@ pub(crate) fn read(
 
 /// The files of a package as a tar stream.
 fn data(deb: &Path) -> Result<Box<dyn Read>, PackageError> {
-    let wrong = |reason| PackageError::Format { path: deb.display().to_string(), reason };
+    let member = members(deb)?.into_iter().find(|member| member.name.starts_with("data.tar"));
+    let member = member.ok_or_else(|| wrong(deb, "it has no files"))?;
     let mut file = fs_err::File::open(deb)?;
-    let mut magic = [0; 8];
-    file.read_exact(&mut magic)?;
-    if &magic != b"!<arch>\n" {
-        return Err(wrong("it does not begin like one"));
+    file.seek(SeekFrom::Start(member.offset))?;
+    decompress(&member.name, file.take(member.size)).map_err(PackageError::from)
+}
+
+fn wrong(deb: &Path, reason: &'static str) -> PackageError {
+    PackageError::Format { path: deb.display().to_string(), reason }
+}
+
+/// A file in a package's own archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) name: String,
+    /// Where its bytes begin.
+    pub(crate) offset: u64,
+    /// How many there are.
+    pub(crate) size: u64,
+}
+
+/// The header of a member, as it is written.
+#[derive(Debug)]
+pub(crate) struct MemberHeader<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) size: u64,
+}
+
+impl MemberHeader<'_> {
+    /// Name, time, owner, group, mode, size.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        format!("{:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", self.name, 0, 0, 0, 100_644, self.size).into_bytes()
     }
-    loop {
-        let mut header = [0; HEADER];
-        match file.read_exact(&mut header) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(wrong("it has no files")),
-            result => result?,
+}
+
+/// The members of a package's archive, in order.
+pub(crate) fn members(deb: &Path) -> Result<Vec<Member>, PackageError> {
+    let mut file = fs_err::File::open(deb)?;
+    let end = file.seek(SeekFrom::End(0))?;
+    file.rewind()?;
+    let mut magic = Vec::new();
+    (&mut file).take(8).read_to_end(&mut magic)?;
+    if magic != b"!<arch>\n" {
+        return Err(wrong(deb, "it does not begin like one"));
+    }
+    let mut found = Vec::new();
+    let mut offset = 8;
+    while offset < end {
+        let mut header = Vec::new();
+        file.seek(SeekFrom::Start(offset))?;
+        (&mut file).take(HEADER).read_to_end(&mut header)?;
+        let field = |range: std::ops::Range<usize>| {
+            header.get(range).and_then(|bytes| str::from_utf8(bytes).ok()).unwrap_or_default().trim()
+        };
+        let size: u64 = field(48..58).parse().map_err(|_| wrong(deb, "a member has no size"))?;
+        let name = field(0..16).trim_end_matches('/').to_owned();
+        offset += HEADER;
+        if size > end - offset {
+            return Err(wrong(deb, "a member is cut short"));
         }
-        let field = |range: std::ops::Range<usize>| str::from_utf8(&header[range]).unwrap_or_default().trim();
-        let size: u64 = field(48..58).parse().map_err(|_| wrong("a member has no size"))?;
-        let name = field(0..16).trim_end_matches('/');
-        if name.starts_with("data.tar") {
-            return decompress(name, file.take(size)).map_err(PackageError::from);
-        }
+        found.push(Member { name, offset, size });
         // Members begin at even places.
-        let step = i64::try_from(size + size % 2).map_err(|_| wrong("a member is too large"))?;
-        file.seek(SeekFrom::Current(step))?;
+        offset += size + size % 2;
     }
+    Ok(found)
 }
 
 /// What is compressed as the end of its name says.

@@ -83,7 +83,7 @@ fn audit(runner: &VmRunner, order: wire::Audit, reporter: &dyn Reporter, cancel:
     let hits = leaks::in_raw(&layers.reader()?, &Needles::secrets_and_keys(&secrets), cancel)?;
     let drive = Drive { format: drive_format, ..Drive::qcow2(disk.path) }.read_only();
     // A system that attacks the machine reaches nothing from there.
-    let (mut session, _) = Session::boot(runner, &work, (drive, size), layers, Internet::Cut, reporter, cancel)?;
+    let (mut session, _) = Session::boot(runner, &work, (drive, size), &layers, Internet::Cut, reporter, cancel)?;
     let step = wire::Step { request: Request::new(Path::new(""), vec![Action::Audit]), sources: Vec::new() };
     let mut findings = session.run_step(step, true, reporter, cancel)?.findings;
     let files = session.files(&secrets, true, cancel)?;

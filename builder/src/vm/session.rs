@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use labwright_appliance::SCRATCH;
 use labwright_appliance::orders::{self, Order, Reply};
 use labwright_core::{Arch, ByteSize, Cancel, Cancelled, Event, Reporter, causes};
 use labwright_disk::chain::{Backing, ChainError, create_overlay};
@@ -12,7 +13,7 @@ use labwright_disk::inspect::Format;
 use labwright_disk::read_disk::DataError;
 use labwright_guest::client::{self, ClientError, Outcome};
 use labwright_guest::frame::{self, FrameError};
-use labwright_guest::protocol::{Message, Terminal};
+use labwright_guest::protocol::{Action, Bind, Message, Request, SUPPLIED, Terminal};
 use labwright_host::{Invocation, Tool, ToolError};
 use labwright_vm::{
     Cache, DirectKernel, DiskFormat, Drive, Internet, Layer, Machine, NoRoom, Port, RunningMachine, Screen,
@@ -21,6 +22,7 @@ use labwright_vm::{
 use super::appliance::{self, Appliance, ApplianceError};
 use super::link::{End, Watch};
 use super::seat::Seat;
+use super::supply::{self, Supplier, SupplyError};
 use super::{VmRunner, network};
 use crate::chroot::wire::{self, FailureKind};
 use crate::chroot::{SessionError, worker};
@@ -41,6 +43,9 @@ const MEMORY: (u64, u64) = (4 << 30, 768 << 20);
 
 /// The size of the disk for packages; it takes only the room of what is in it.
 const SCRATCH_SIZE: u64 = 32 << 30;
+
+/// Its file in the work directory. A file system is made on it when there is something to put on it.
+const SCRATCH_FILE: &str = "scratch.raw";
 
 /// Where the guest's package manager keeps what it fetched.
 const ARCHIVES: &str = "/var/cache/apt/archives";
@@ -153,7 +158,7 @@ impl Session {
         let above = open.layers.iter().map(|path| (path.as_path(), Format::Qcow2));
         let layers = LayerFiles::open(std::iter::once(base).chain(above))?;
         let drive = overlay(open, cancel)?;
-        let (session, root) = Self::boot(runner, &work, (drive, size), layers, Internet::Reachable, reporter, cancel)?;
+        let (session, root) = Self::boot(runner, &work, (drive, size), &layers, Internet::Reachable, reporter, cancel)?;
         if session.is_btrfs {
             reporter.event(Event::Warning(KEEPS_DELETED.to_owned()));
         }
@@ -165,14 +170,14 @@ impl Session {
         runner: &VmRunner,
         work: &Path,
         (drive, size): (Drive, ByteSize),
-        layers: LayerFiles,
+        layers: &LayerFiles,
         internet: Internet,
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<(Self, u64)> {
         let arch = Arch::host().unwrap_or(Arch::Amd64);
         let appliance = appliance::obtain(&runner.appliance_dir, arch, runner.kernel.as_deref(), reporter, cancel)?;
-        let mut machine = machine(runner, arch, drive, work, &appliance, cancel)?;
+        let mut machine = machine(runner, arch, drive, work, &appliance)?;
         machine.internet = internet;
         let mut starts = 0;
         loop {
@@ -221,10 +226,119 @@ impl Session {
         cancel: &Cancel,
     ) -> Result<Outcome> {
         let wire::Step { mut request, sources } = step;
+        if let Some(bind) = request.binds.iter().find(|bind| bind.guest.as_str() != ARCHIVES) {
+            return Err(VmError::Bind { path: bind.host.clone() }.into());
+        }
+        if let Some(bind) = request.binds.pop() {
+            request.binds.clear();
+            let supply = self.supply(&mut request, &sources, &bind.host, reporter, cancel)?;
+            self.make_scratch(supply.as_deref(), cancel)?;
+            request.binds.push(Bind { host: Path::new(SCRATCH).join("archives"), ..bind });
+            if supply.is_some() {
+                request.supplied = true;
+                request.binds.push(Bind {
+                    host: Path::new(SCRATCH).join("supplied"),
+                    guest: SUPPLIED.parse().expect("a constant that is a path"),
+                    read_only: true,
+                });
+            }
+        }
+        self.guest(request, &sources, read_only, reporter, cancel)
+    }
+
+    /// Has the host's apt fetch what a step installs; none where it cannot.
+    ///
+    /// What the guest's apt knows is asked in a step of its own, behind the package sources of the request, which are
+    /// done then.
+    fn supply(
+        &mut self,
+        request: &mut Request,
+        sources: &[wire::Source],
+        archives: &Path,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Option<PathBuf>> {
+        if !supply::is_possible(request) {
+            return Ok(None);
+        }
+        let is_source = |action: &Action| matches!(action, Action::AptSource { .. });
+        let (mut before, rest) = request.actions.drain(..).partition::<Vec<Action>, _>(is_source);
+        request.actions = rest;
+        let fallbacks = request.actions.iter().find_map(|action| match action {
+            Action::AptInstall { fallbacks, .. } => Some(fallbacks.clone()),
+            _ => None,
+        });
+        before.push(Action::AptSurvey { fallbacks: fallbacks.unwrap_or_default() });
+        let survey = Request { actions: before, ..request.clone() };
+        let state = self.guest(survey, &[], false, reporter, cancel)?.apt_state;
+        let work = self.work.join("supply");
+        let supplier = Supplier {
+            archives,
+            work: &work,
+            arch: self.machine.machine().arch,
+            options: &request.apt_options,
+            environment: &request.environment,
+            cancel,
+        };
+        match supplier.supply(state, request, sources) {
+            Ok(directory) => Ok(Some(directory)),
+            Err(SupplyError::Cancelled(cancelled) | SupplyError::Tool(ToolError::Cancelled(cancelled))) => {
+                Err(cancelled.into())
+            }
+            Err(error) => {
+                let reason = causes(&error).join(": ");
+                let reason = reason.lines().next().unwrap_or_default();
+                reporter.event(Event::Note(format!("packages are fetched inside the machine: {reason}")));
+                tracing::debug!(%error, "the host did not fetch packages");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes a file system with what is in a directory on the scratch disk, and has the machine mount it. The directory
+    /// is removed.
+    fn make_scratch(&mut self, content: Option<&Path>, cancel: &Cancel) -> Result<()> {
+        let path = self.work.join(SCRATCH_FILE);
+        let file = fs_err::OpenOptions::new().write(true).open(&path)?;
+        // QEMU goes on to use this very file.
+        file.set_len(0)?;
+        file.set_len(SCRATCH_SIZE)?;
+        drop(file);
+        let empty = tempfile::tempdir_in(&self.work)?;
+        let content = if let Some(content) = content {
+            content
+        } else {
+            // apt fetches into `partial`, as its own user.
+            fs_err::create_dir_all(empty.path().join("archives/partial"))?;
+            empty.path()
+        };
+        Invocation::new(Tool::Mke2fs)
+            .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "lazy_itable_init=1,nodiscard"])
+            // Few inodes: packages are large.
+            .args(["-i", "262144", "-d"])
+            .arg(content)
+            .arg(&path)
+            .run(cancel)?;
+        drop(empty);
+        let supply = self.work.join("supply");
+        if supply.exists() {
+            fs_err::remove_dir_all(supply)?;
+        }
+        self.expect_done(&Order::Scratch, "mount the disk for packages", cancel)
+    }
+
+    /// Has the guest program do a request.
+    fn guest(
+        &mut self,
+        mut request: Request,
+        sources: &[wire::Source],
+        read_only: bool,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<Outcome> {
         let host_ports = if request.network { network::move_proxies(&mut request) } else { Vec::new() };
         let order = Order::Step { read_only, host_ports };
-        let Reply::Ready { root, archives, disk, warnings } = self.order(&order, "mount the disk", ORDER, cancel)?
-        else {
+        let Reply::Ready { root, disk, warnings } = self.order(&order, "mount the disk", ORDER, cancel)? else {
             return Err(VmError::Confused.into());
         };
         if !std::mem::replace(&mut self.told, true) {
@@ -234,12 +348,6 @@ impl Session {
         }
         request.root = root.into();
         request.disk = Some(disk);
-        for bind in &mut request.binds {
-            if bind.guest.as_str() != ARCHIVES {
-                return Err(VmError::Bind { path: bind.host.clone() }.into());
-            }
-            bind.host = PathBuf::from(&archives);
-        }
         if request.network {
             request.dns = network::resolver(&request.dns);
         }
@@ -258,7 +366,7 @@ impl Session {
             &mut writer,
             &mut reader,
             &request,
-            &mut |index| worker::open_source(&sources, index),
+            &mut |index| worker::open_source(sources, index),
             &mut |message| {
                 if let Message::Output { line } = message {
                     reporter.event(Event::Output { line: line.clone() });
@@ -422,17 +530,11 @@ fn overlay(open: wire::Open, cancel: &Cancel) -> Result<Drive> {
 }
 
 /// The machine with a disk.
-fn machine(
-    runner: &VmRunner,
-    arch: Arch,
-    drive: Drive,
-    work: &Path,
-    appliance: &Appliance,
-    cancel: &Cancel,
-) -> Result<Machine> {
+fn machine(runner: &VmRunner, arch: Arch, drive: Drive, work: &Path, appliance: &Appliance) -> Result<Machine> {
     let initrd = work.join("initrd");
     appliance.write_initramfs(&initrd)?;
-    let scratch = scratch(work, cancel)?;
+    let scratch = work.join(SCRATCH_FILE);
+    fs_err::File::create(&scratch)?.set_len(SCRATCH_SIZE)?;
 
     let mut machine = Machine::new(arch, runner.accelerator, work.join("console"), work.join("q"));
     "labwright build".clone_into(&mut machine.name);
@@ -445,19 +547,6 @@ fn machine(
     machine.ports = vec![Port { name: labwright_appliance::PORT.to_owned(), socket: work.join("p") }];
     machine.disks = vec![drive, Drive::raw(scratch).ignore_flushes()];
     Ok(machine)
-}
-
-/// A disk for what is needed only while building: an empty ext4 file system in a file with holes.
-fn scratch(work: &Path, cancel: &Cancel) -> Result<PathBuf> {
-    let path = work.join("scratch.raw");
-    fs_err::File::create(&path)?.set_len(SCRATCH_SIZE)?;
-    Invocation::new(Tool::Mke2fs)
-        .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "lazy_itable_init=1,nodiscard"])
-        // Few inodes: packages are large.
-        .args(["-i", "262144"])
-        .arg(&path)
-        .run(cancel)?;
-    Ok(path)
 }
 
 /// Half of the memory that is free, in bytes, within limits. QEMU takes only what the guest touches.

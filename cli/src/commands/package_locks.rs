@@ -104,7 +104,7 @@ fn changes(before: &[LockedPackage], now: &[LockedPackage]) -> Option<String> {
         match before.iter().find(|old| old.is_same(package)) {
             Some(old) if old == package => {}
             Some(old) if old.version() == package.version() => {
-                changes.push(format!("another file of {}", package.name()))
+                changes.push(format!("another file of {}", package.name()));
             }
             Some(old) => changes.push(format!("{} {} (was {})", package.name(), package.version(), old.version())),
             None => changes.push(format!("+ {} {}", package.name(), package.version())),
