@@ -58,14 +58,11 @@ const OPTIONS: &[&str] = &[
     "Acquire::Languages=none",
     "-o",
     "APT::Update::Error-Mode=any",
-    // A record of what was chosen from, compressed as hard as can be: more than unpacking takes in an emulated machine.
-    "-o",
-    "Dir::Log::Planner=",
-    "-o",
-    "Dir::Cache::pkgcache=/run/labwright/pkgcache.bin",
-    "-o",
-    "Dir::Cache::srcpkgcache=/run/labwright/srcpkgcache.bin",
 ];
+
+/// Where the programs are told which apt itself starts, and that would otherwise read all lists again: debconf's
+/// apt-extracttemplates spent 30 s of an emulated installation on that.
+const CONFIGURATION: &str = "/run/labwright/apt.conf";
 
 /// apt in one step.
 #[derive(Default)]
@@ -86,14 +83,23 @@ impl Apt {
         for (name, value) in &request.apt_options {
             options.extend(["-o".to_owned(), format!("{name}={value}")]);
         }
-        if request.supplied {
-            options.extend(["-o".to_owned(), format!("Dir::State::lists={SUPPLIED}/index")]);
-        }
         Self { options, network: request.network, has_lists: false, supplied: request.supplied }
     }
 
     fn program(&self, program: &str) -> Program {
-        Program::new(program).args(&self.options).env("DEBIAN_FRONTEND", "noninteractive")
+        let program = Program::new(program).args(&self.options).env("DEBIAN_FRONTEND", "noninteractive");
+        program.env("APT_CONFIG", CONFIGURATION)
+    }
+
+    /// Says where apt's lists are and where its caches may be.
+    fn configure(&self) -> Result<(), StepError> {
+        let mut text = "Dir::Cache::pkgcache \"/run/labwright/pkgcache.bin\";\n\
+                        Dir::Cache::srcpkgcache \"/run/labwright/srcpkgcache.bin\";\n"
+            .to_owned();
+        if self.supplied {
+            text.extend(["Dir::State::lists \"", SUPPLIED, "/index\";\n"]);
+        }
+        files::write_text(CONFIGURATION, 0o644, &text)
     }
 
     fn get(&self) -> Program {
@@ -104,6 +110,7 @@ impl Apt {
         if fs_err::metadata("/usr/bin/apt-get").is_err() {
             return Err(StepError::Missing { path: "/usr/bin/apt-get".to_owned(), purpose: "install packages" });
         }
+        self.configure()?;
         if self.supplied {
             take_lists(Path::new(SUPPLIED).join("lists").as_path())?;
         } else {
@@ -173,6 +180,7 @@ impl Apt {
         names: &[String],
         fallbacks: &[Fallback],
     ) -> Result<(), StepError> {
+        self.configure()?;
         self.need_lists(session)?;
         // Asked before anything is installed: apt would have to build its cache anew behind that.
         let mut facts = Vec::new();

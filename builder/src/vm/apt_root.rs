@@ -78,11 +78,11 @@ pub(crate) fn write(files: &Files, dir: &Path, arch: Arch) -> io::Result<Result<
             continue;
         }
         match parent {
-            "/etc/apt/trusted.gpg.d" if ends(name, &[".gpg", ".asc"]) => {
+            "/etc/apt/trusted.gpg.d" if ends(name, &["gpg", "asc"]) => {
                 fs_err::write(dir.join("trusted").join(name), bytes)?;
                 let _ = writeln!(keys, "{name} {}", labwright_core::Digest::sha256(bytes));
             }
-            "/etc/apt/preferences.d" if !name.contains('.') || ends(name, &[".pref"]) => {
+            "/etc/apt/preferences.d" if !name.contains('.') || ends(name, &["pref"]) => {
                 fs_err::write(dir.join("preferences").join(name), printable(bytes))?;
             }
             "/etc/apt" if name == "preferences" => {
@@ -115,10 +115,8 @@ fn sources(files: &Files, dir: &Path, keys: &mut Vec<(String, Vec<u8>)>) -> Resu
         let content = String::from_utf8_lossy(bytes);
         let listed = match path.as_str() {
             "/etc/apt/sources.list" => parse_list(&content),
-            path if path.starts_with("/etc/apt/sources.list.d/") && path.ends_with(".list") => parse_list(&content),
-            path if path.starts_with("/etc/apt/sources.list.d/") && path.ends_with(".sources") => {
-                parse_deb822(&content)
-            }
+            path if path.starts_with("/etc/apt/sources.list.d/") && ends(path, &["list"]) => parse_list(&content),
+            path if path.starts_with("/etc/apt/sources.list.d/") && ends(path, &["sources"]) => parse_deb822(&content),
             _ => continue,
         };
         for source in listed.iter().filter(|source| source.types.iter().any(|kind| kind == "deb")) {
@@ -205,8 +203,9 @@ pub(crate) fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && name.bytes().all(plain)
 }
 
-fn ends(name: &str, endings: &[&str]) -> bool {
-    endings.iter().any(|ending| name.ends_with(ending))
+/// Whether a file name has one of these endings.
+pub(crate) fn ends(name: &str, endings: &[&str]) -> bool {
+    Path::new(name).extension().and_then(|ending| ending.to_str()).is_some_and(|ending| endings.contains(&ending))
 }
 
 /// The whole configuration of the host's apt: nothing of the host's own and nothing of the guest's is read.

@@ -286,13 +286,12 @@ impl Session {
         file.set_len(SCRATCH_SIZE)?;
         drop(file);
         let empty = tempfile::tempdir_in(&self.work)?;
-        let content = match content {
-            Some(content) => content,
-            None => {
-                // apt fetches into `partial`, as its own user.
-                fs_err::create_dir_all(empty.path().join("archives/partial"))?;
-                empty.path()
-            }
+        let content = if let Some(content) = content {
+            content
+        } else {
+            // apt fetches into `partial`, as its own user.
+            fs_err::create_dir_all(empty.path().join("archives/partial"))?;
+            empty.path()
         };
         Invocation::new(Tool::Mke2fs)
             .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-E", "lazy_itable_init=1,nodiscard"])

@@ -224,7 +224,7 @@ fn names(request: &Request, sources: &[Source]) -> Vec<String> {
         Source::File { path, .. } => Some(path.display().to_string()),
         Source::Inline(_) => None,
     };
-    names.extend(sources.iter().filter_map(file).filter(|path| path.ends_with(".deb")));
+    names.extend(sources.iter().filter_map(file).filter(|path| apt_root::ends(path, &["deb"])));
     names
 }
 
@@ -238,7 +238,7 @@ fn wanted(said: &str) -> Result<Vec<Wanted>, SupplyError> {
         let [name, size, digest] = words[..] else { continue };
         let web = uri.starts_with("http://") || uri.starts_with("https://");
         let (Ok(size), Some(sha256)) = (size.parse::<u64>(), digest.strip_prefix("SHA256:")) else { continue };
-        if !web || !name.ends_with(".deb") || !apt_root::is_plain_name(name) {
+        if !web || !apt_root::ends(name, &["deb"]) || !apt_root::is_plain_name(name) {
             continue;
         }
         together = together.saturating_add(size);
