@@ -142,7 +142,7 @@ pub(crate) mod tests {
         }
         let data = tar.into_inner().unwrap().finish().unwrap();
         let mut deb = b"!<arch>\n".to_vec();
-        for (name, content) in [("debian-binary", &b"2.0\n"[..]), ("control.tar.xz", b"odd"), ("data.tar.xz", &data)] {
+        for (name, content) in [("debian-binary", &b"2.0\n"[..]), ("control.tar", b"odd"), ("data.tar.xz", &data)] {
             writeln!(deb, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`", 0, 0, 0, 100_644, content.len()).unwrap();
             deb.extend_from_slice(content);
             if content.len() % 2 == 1 {

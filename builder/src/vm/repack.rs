@@ -79,7 +79,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (from, to, again) = (dir.path().join("a.deb"), dir.path().join("b.deb"), dir.path().join("c.deb"));
         let long = vec![b'x'; 100_001];
-        // The control member of the helper is no archive; a real one comes first here.
         let bytes = package(&[("usr/bin/x", &long), ("etc/y", b"why")]);
         fs_err::write(&from, &bytes).unwrap();
         let size = uncompressed(&from, &to).unwrap();

@@ -42,6 +42,7 @@ const AFTER: &str = concat!(
     "  4    a registry or another remote refused\n",
     "  5    a build step failed\n",
     "  6    an audit found what must not be in an image\n",
+    "  7    labwright.lock does not fit: what it has is gone, or --locked and it would have to change\n",
     "  70   a bug in Labwright\n",
     "  130  stopped by a signal\n\n",
     "Environment:\n",
