@@ -72,7 +72,9 @@ fn made_base(name: &str, made_of: &[&str], size: u64) -> PathBuf {
     let drop_words = "--dpkgopt=path-exclude=/usr/share/locale/*";
     let mode = ["--mode=root", "--format=directory"];
     let rest = [drop_docs, drop_words, "--dpkgopt=force-unsafe-io", "trixie", text(&tree)];
-    tool("mmdebstrap", &[&mode[..], made_of, &rest[..]].concat());
+    // In namespaces of its own, or a mount of it may be left (seen once on a busy machine).
+    let alone = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "mmdebstrap"];
+    tool("unshare", &[&alone[..], &mode[..], made_of, &rest[..]].concat());
     fs_err::File::create(&raw).unwrap().set_len(size).unwrap();
     let table = format!(
         "label: gpt\nstart=2048,size=2048,type=21686148-6449-6E6F-744E-656564454649,name=bios\n\
