@@ -15,6 +15,9 @@ pub(crate) struct Workdir {
 
 const LOCK: &str = "lock";
 
+/// How the name of a directory begins that is being removed: whoever finds it goes on with that.
+const GONE: &str = "gone-";
+
 impl Workdir {
     /// Sweeps what dead builds left below `parent` and makes a new directory there.
     pub(crate) fn create(parent: &Path) -> io::Result<Self> {
@@ -32,14 +35,14 @@ impl Workdir {
 
     /// Removes the directory and says why that failed, if it did.
     pub(crate) fn close(self) -> io::Result<()> {
-        fs_err::remove_dir_all(&self.path)
+        discard(&self.path)
     }
 }
 
 impl Drop for Workdir {
     fn drop(&mut self) {
         if self.path.exists()
-            && let Err(error) = fs_err::remove_dir_all(&self.path)
+            && let Err(error) = discard(&self.path)
         {
             tracing::error!(%error, "could not remove a work directory; the next build will");
         }
@@ -51,9 +54,26 @@ fn lock_file(dir: &Path) -> io::Result<File> {
     Ok(file.into_parts().0)
 }
 
+/// Removes a directory, under another name: killed in the middle, with the lock file gone, it would look like one that is
+/// being made.
+fn discard(path: &Path) -> io::Result<()> {
+    let name = path.file_name().expect("a work directory has a name").to_string_lossy();
+    let gone = path.with_file_name(format!("{GONE}{name}"));
+    fs_err::rename(path, &gone)?;
+    remove(&gone)
+}
+
+/// Removes a directory that somebody else may be removing too.
+fn remove(gone: &Path) -> io::Result<()> {
+    match fs_err::remove_dir_all(gone) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
 /// Removes the directories below `parent` whose owner is gone, and counts them.
 ///
-/// A directory without a lock file is being made or being removed right now, unless it is old.
+/// A directory without a lock file is being made right now, unless it is old.
 pub(crate) fn sweep(parent: &Path) -> io::Result<usize> {
     let mut swept = 0;
     let entries = match fs_err::read_dir(parent) {
@@ -66,6 +86,11 @@ pub(crate) fn sweep(parent: &Path) -> io::Result<usize> {
         if !path.is_dir() {
             continue;
         }
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(GONE)) {
+            remove(&path)?;
+            swept += 1;
+            continue;
+        }
         let old = fs_err::metadata(&path)
             .and_then(|metadata| metadata.modified())
             .is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 60));
@@ -74,7 +99,7 @@ pub(crate) fn sweep(parent: &Path) -> io::Result<usize> {
         }
         let Ok(lock) = lock_file(&path) else { continue };
         if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            match fs_err::remove_dir_all(&path) {
+            match discard(&path) {
                 Ok(()) => swept += 1,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -98,9 +123,17 @@ mod tests {
         fs_err::write(dead.join(LOCK), "").unwrap();
         fs_err::write(dead.join("half.qcow2"), "x").unwrap();
 
+        // Whoever removed this one was killed in the middle.
+        let gone = parent.path().join("gone-build-x");
+        fs_err::create_dir(&gone).unwrap();
+        fs_err::write(gone.join("half.qcow2"), "x").unwrap();
+        // And this one is being made.
+        let young = parent.path().join("build-young");
+        fs_err::create_dir(&young).unwrap();
+
         let other = Workdir::create(parent.path()).unwrap();
         assert!(held.path().join("half.qcow2").exists());
-        assert!(!dead.exists());
+        assert!(!dead.exists() && !gone.exists() && young.exists());
 
         let path = other.path().to_owned();
         other.close().unwrap();
@@ -108,5 +141,7 @@ mod tests {
         let path = held.path().to_owned();
         drop(held);
         assert!(!path.exists());
+        let left: Vec<_> = fs_err::read_dir(parent.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, [young]);
     }
 }

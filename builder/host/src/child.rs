@@ -1,4 +1,5 @@
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -17,6 +18,9 @@ pub struct Running {
 impl Running {
     pub(crate) fn start(command: &mut Command, line: String) -> Result<Self, ToolError> {
         set_death_signal(command);
+        // What the terminal says (Ctrl-C, its end) is for the program that started it, which may live on or has to clean
+        // up first.
+        command.process_group(0);
         let mut child = command.spawn().map_err(|source| ToolError::Start { command: line.clone(), source })?;
         let stderr = Arc::new(Mutex::new(Vec::new()));
         if let Some(mut pipe) = child.stderr.take() {
@@ -87,7 +91,6 @@ impl Drop for Running {
 /// Makes the kernel kill the process when the thread that starts it ends.
 #[expect(unsafe_code, reason = "pre_exec runs between fork and exec; the closure makes one system call")]
 pub(crate) fn set_death_signal(command: &mut Command) {
-    use std::os::unix::process::CommandExt;
     // SAFETY: the closure allocates nothing and calls prctl(2), which is async-signal-safe.
     unsafe {
         command.pre_exec(|| {

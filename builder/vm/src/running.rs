@@ -300,6 +300,9 @@ mod tests {
         let status = running.qmp().execute("query-status", Value::Null).unwrap();
         assert_eq!(status["status"], "running");
         assert!(alive(pid));
+        // Ctrl-C at a terminal is not for QEMU.
+        let own = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap());
+        assert_eq!(rustix::process::getpgid(own).unwrap(), own.unwrap());
         let error = running.qmp().execute("no-such-command", Value::Null).unwrap_err();
         assert!(matches!(&error, QmpError::Refused { class, .. } if class == "CommandNotFound"), "{error:?}");
         running.qmp().execute("stop", Value::Null).unwrap();
