@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use fs_err::File;
 use labwright_core::Cancel;
@@ -12,6 +13,7 @@ use labwright_disk::layout::{LayoutError, Root, candidates, find_root};
 use labwright_disk::loop_device::{Access, LoopDevice};
 use labwright_disk::mount::{Flags, Mount};
 use labwright_disk::online;
+use labwright_disk::system::System;
 use labwright_disk::table::{self, SECTOR, TableError};
 
 use crate::support::{has, has_root, prose, raw, scratch};
@@ -59,7 +61,12 @@ struct Kind {
     default: bool,
 }
 
-const UUID: &str = "0f3e9a52-7f0e-4b55-8b9c-000000000001";
+/// One that no other test has at the same time: of two btrfs with one UUID only one can be made or mounted.
+fn fresh_uuid() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("0f3e9a52-7f0e-4b55-{number:04x}-{:012x}", std::process::id())
+}
 
 impl Kind {
     const fn new(table: &'static str, number: Option<u32>, filesystem: FilesystemKind) -> Self {
@@ -74,13 +81,13 @@ impl Kind {
         }
         let (offset, size) = self.place(&path);
         let device = LoopDevice::attach(&path, offset, size, Access::ReadWrite).unwrap();
-        let node = text(device.path());
+        let (node, uuid) = (text(device.path()), fresh_uuid());
         match self.filesystem {
             FilesystemKind::Xfs => {
-                program("mkfs.xfs", &["-q", "-f", "-L", "system", "-m", &format!("uuid={UUID}"), node], "")
+                program("mkfs.xfs", &["-q", "-f", "-L", "system", "-m", &format!("uuid={uuid}"), node], "")
             }
-            FilesystemKind::Btrfs => program("mkfs.btrfs", &["-q", "-f", "-L", "system", "-U", UUID, node], ""),
-            _ => program("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "system", "-U", UUID, node], ""),
+            FilesystemKind::Btrfs => program("mkfs.btrfs", &["-q", "-f", "-L", "system", "-U", &uuid, node], ""),
+            _ => program("mke2fs", &["-q", "-F", "-t", "ext4", "-L", "system", "-U", &uuid, node], ""),
         };
         let top = dir.join("top");
         fs_err::create_dir_all(&top).unwrap();
@@ -182,11 +189,16 @@ fn roots_grow_in_every_place_and_keep_who_they_are() {
                start=2048,size=2048,type=21686148-6449-6E6F-744E-656564454649,name=bios\n\
                start=4096,type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709,name=\"system root\",attrs=\"GUID:59\"\n";
     let first = "label: gpt\nstart=2048,type=0FC63DAF-8483-4772-8E79-3D69D8477DE4,name=all\n";
+    let turned = "label: gpt\n1: start=206848,name=root\n2: start=2048,size=204800,name=boot\n";
     let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
     let (primary, logical) = (leak(primary), leak(logical));
     let kinds = [
         Kind::new(primary, Some(2), FilesystemKind::Ext4),
         Kind::new(primary, Some(2), FilesystemKind::Btrfs),
+        Kind::new(primary, Some(2), FilesystemKind::Xfs),
+        Kind::new(gpt, Some(2), FilesystemKind::Ext4),
+        // The first number, and the last place.
+        Kind::new(turned, Some(1), FilesystemKind::Ext4),
         Kind::new(logical, Some(6), FilesystemKind::Xfs),
         Kind::new(logical, Some(6), FilesystemKind::Ext4),
         Kind::new(gpt, Some(2), FilesystemKind::Xfs),
@@ -236,6 +248,51 @@ fn roots_grow_in_every_place_and_keep_who_they_are() {
             _ => program("e2fsck", &["-f", "-n", node], ""),
         };
         device.close().unwrap();
+    }
+}
+
+#[test]
+fn a_root_in_front_of_others_is_found_and_never_grown() {
+    if !ready() {
+        return;
+    }
+    let mbr = "label: dos\nstart=2048,size=614400,type=83\nstart=616448,size=20480,type=82\n";
+    let gpt = "label: gpt\nstart=2048,size=614400,name=root\nstart=616448,size=20480,name=swap,type=swap\n";
+    for table in [mbr, gpt] {
+        for filesystem in [FilesystemKind::Ext4, FilesystemKind::Xfs, FilesystemKind::Btrfs] {
+            let scratch = scratch();
+            let dir = scratch.path();
+            let path = Kind::new(table, Some(1), filesystem).make(dir);
+            let mut system = System::open(Disk::File(path.clone()), dir.join("mnt"), dir).unwrap();
+            assert_eq!((system.root().place.partition, system.root().filesystem.kind), (Some(1), filesystem));
+            let disk = File::options().read(true).write(true).open(&path).unwrap();
+            disk.set_len(LARGE).unwrap();
+            // Where tables lie.
+            let ends = || {
+                let mut bytes = vec![0; 2 << 20];
+                let (head, tail) = bytes.split_at_mut(1 << 20);
+                std::os::unix::fs::FileExt::read_exact_at(disk.file(), head, 0).unwrap();
+                std::os::unix::fs::FileExt::read_exact_at(disk.file(), tail, LARGE - (1 << 20)).unwrap();
+                bytes
+            };
+            let before = ends();
+            let error = system.grow(&Cancel::new()).unwrap_err();
+            assert!(error.is_of_disk());
+            assert!(error.to_string().ends_with("cannot grow: partition 2 (swap) lies behind it"), "{error}");
+            assert!(ends() == before, "a refusal writes nothing");
+
+            // It is built on as it is.
+            fs_err::create_dir(dir.join("mnt")).unwrap();
+            system.mount(Access::ReadWrite).unwrap();
+            fs_err::write(dir.join("mnt/written"), "here").unwrap();
+            for part in system.release().unwrap() {
+                part.close().unwrap();
+            }
+            system.mount(Access::ReadOnly).unwrap();
+            assert_eq!(fs_err::read(dir.join("mnt/written")).unwrap(), b"here");
+            fs_err::write(dir.join("mnt/more"), "").unwrap_err();
+            system.unmount().unwrap();
+        }
     }
 }
 
