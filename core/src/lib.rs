@@ -16,6 +16,7 @@
 
 mod arch;
 mod cancel;
+mod causes;
 mod diagnostic;
 mod digest;
 mod event;
@@ -28,6 +29,7 @@ mod suggest;
 
 pub use arch::{Arch, UnknownArch};
 pub use cancel::{Cancel, Cancelled};
+pub use causes::causes;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, SourceFile, Span};
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use event::{Event, Quiet, Reporter};

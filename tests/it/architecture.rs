@@ -35,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "labwright-vm",
         ],
     ),
-    ("labwright-appliance", &["labwright-disk", "labwright-guest"]),
+    ("labwright-appliance", &["labwright-core", "labwright-disk", "labwright-guest"]),
     ("labwright-base-images", &["labwright-core", "labwright-disk", "labwright-host"]),
     ("labwright-disk", &["labwright-core", "labwright-host"]),
     ("labwright-vm", &["labwright-core", "labwright-host"]),

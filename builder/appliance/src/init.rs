@@ -1,10 +1,10 @@
 //! The first process: prepares the machine and carries out orders until there are no more.
 
-use std::error::Error as _;
 use std::fs::File;
 use std::io;
 use std::process::{ExitCode, Stdio};
 
+use labwright_core::causes;
 use labwright_disk::filesystem::FilesystemError;
 use labwright_disk::layout::LayoutError;
 use labwright_disk::mount::MountError;
@@ -50,21 +50,6 @@ impl Error {
             _ => FailureKind::Machine,
         }
     }
-
-    /// What went wrong and why, outermost first.
-    fn chain(&self) -> Vec<String> {
-        let mut chain = vec![self.to_string()];
-        let mut next = self.source();
-        while let Some(error) = next {
-            let text = error.to_string();
-            // Transparent errors say the same twice.
-            if chain.last() != Some(&text) {
-                chain.push(text);
-            }
-            next = error.source();
-        }
-        chain
-    }
 }
 
 /// Adds what was being done to an error of the system.
@@ -86,7 +71,7 @@ pub fn main() -> ExitCode {
     }
     if let Err(error) = start() {
         // The last lines of the console are shown to the user.
-        complain(&error.chain().join(": "));
+        complain(&causes(&error).join(": "));
     }
     rustix::fs::sync();
     if let Err(error) = rustix::system::reboot(rustix::system::RebootCommand::PowerOff) {
@@ -120,7 +105,7 @@ fn serve(mut port: File, modules: &Modules, scratch: &Scratch) -> Result<(), Err
         let reply = match carry_out(&order, &mut disk, modules, scratch, &mut port) {
             Ok(reply) => reply,
             Err(Error::Talk(error)) => return Err(error.into()),
-            Err(error) => Reply::Failed { kind: error.kind(), chain: error.chain() },
+            Err(error) => Reply::Failed { kind: error.kind(), chain: causes(&error) },
         };
         frame::write_json(&mut port, &reply)?;
     }

@@ -62,7 +62,7 @@ pub(crate) fn enter(request: &Request) -> Result<OwnedFd, StepError> {
     }
     secrets(&request.secrets)?;
     if !request.network {
-        crate::loopback::up().to("bring the loopback interface up")?;
+        crate::netlink::link_up(crate::netlink::LOOPBACK).to("bring the loopback interface up")?;
     }
     rustix::system::sethostname(request.hostname.as_bytes()).to("set the host name")?;
     Ok(bare)

@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use labwright_core::{ByteSize, Cancel, Event, Hasher, NamedSecret, Reporter};
+use labwright_core::{ByteSize, Cancel, Event, Hasher, NamedSecret, Reporter, causes};
 use labwright_disk::chain::{Backing, Chain, ChainSpec, create_overlay};
 use labwright_disk::filesystem::{self, FilesystemKind};
 use labwright_disk::inspect::Format;
@@ -53,13 +53,13 @@ pub(crate) struct Failed {
 /// A failure of the host, where no other kind is said.
 impl<E: Error> From<E> for Failed {
     fn from(error: E) -> Self {
-        Self { kind: FailureKind::Host, chain: chain(&error) }
+        Self { kind: FailureKind::Host, chain: causes(&error) }
     }
 }
 
 impl Failed {
     pub(super) fn base(error: &dyn Error) -> Self {
-        Self { kind: FailureKind::Base, chain: chain(error) }
+        Self { kind: FailureKind::Base, chain: causes(error) }
     }
 
     /// The same failure, explained if the host's disk below the build is full: programs in the guest only see a disk
@@ -78,21 +78,6 @@ impl Failed {
 /// Whether the host's disk below the build has no room left.
 pub(crate) fn is_full(work: &Path) -> bool {
     rustix::fs::statvfs(work).is_ok_and(|room| room.f_bavail.saturating_mul(room.f_frsize) < LITTLE_ROOM)
-}
-
-/// What an error says and why, outermost first.
-pub(crate) fn chain(error: &dyn Error) -> Vec<String> {
-    let mut chain = vec![error.to_string()];
-    let mut next = error.source();
-    while let Some(error) = next {
-        let text = error.to_string();
-        // Transparent errors say the same twice.
-        if chain.last() != Some(&text) {
-            chain.push(text);
-        }
-        next = error.source();
-    }
-    chain
 }
 
 /// Does a worker's work, if this process was started as one; returns the exit code then.
@@ -433,7 +418,7 @@ pub(crate) fn guest_failure(error: &ClientError) -> Failed {
         ClientError::Failed(_) | ClientError::File { .. } | ClientError::FileChanged { .. } => FailureKind::Step,
         _ => FailureKind::Host,
     };
-    Failed { kind, chain: chain(error) }
+    Failed { kind, chain: causes(error) }
 }
 
 pub(crate) fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {

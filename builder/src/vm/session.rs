@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use labwright_appliance::orders::{self, Order, Reply};
-use labwright_core::{Arch, ByteSize, Cancel, Cancelled, Event, NamedSecret, Reporter};
+use labwright_core::{Arch, ByteSize, Cancel, Cancelled, Event, NamedSecret, Reporter, causes};
 use labwright_disk::chain::{Backing, ChainError, create_overlay};
 use labwright_disk::inspect::Format;
 use labwright_disk::read_disk::DataError;
@@ -364,8 +364,7 @@ fn explain<T>(work: &Path, result: Result<T>) -> std::result::Result<T, SessionE
             SessionError::Failed { kind: failed.kind, chain: failed.chain }
         }
         SessionError::Machine(error) if worker::is_full(work) => {
-            let failed =
-                worker::Failed { kind: FailureKind::Host, chain: worker::chain(&*error) }.unless_full(Some(work));
+            let failed = worker::Failed { kind: FailureKind::Host, chain: causes(&*error) }.unless_full(Some(work));
             SessionError::Failed { kind: failed.kind, chain: failed.chain }
         }
         other => other,
