@@ -34,5 +34,5 @@ pub use catalog::{CatalogError, Checksums, Entry, Pinning, Place, Signature, Unk
 pub use download::{Context, DownloadError, Fetcher, Limits, Retry, Source, url_base, url_file};
 pub use file::{FileBaseError, file_base};
 pub use image::{ImageBaseError, InImage, image_base};
-pub use lock::{Lock, LockError, Pin};
+pub use lock::{Lock, LockError, PackageLock, Pin};
 pub use signature::SignatureError;

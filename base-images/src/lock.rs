@@ -1,26 +1,35 @@
-//! `labwright.lock`: what a name of the catalogue meant when a recipe was first built.
+//! `labwright.lock`: what names of bases meant, and which packages were installed, when a recipe was first built.
 
-use std::collections::BTreeMap;
+mod packages;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use labwright_core::{Arch, Digest};
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use url::Url;
+
+pub use packages::PackageLock;
+use packages::Unique;
 
 /// The version of the file.
 const VERSION: u32 = 1;
 
-/// The file beside a recipe that pins names to digests. Its text depends on its contents alone.
+/// The file beside a recipe that pins names to digests, and packages to versions. Its text depends on its contents alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lock {
     version: u32,
-    bases: BTreeMap<String, BTreeMap<Arch, Pin>>,
+    #[serde(default, skip_serializing_if = "Unique::is_empty")]
+    bases: Unique<String, Unique<Arch, Pin>>,
     /// What images without a digest in their name meant.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    images: BTreeMap<String, Digest>,
+    #[serde(default, skip_serializing_if = "Unique::is_empty")]
+    images: Unique<String, Digest>,
+    /// What was installed, by the recipe's name.
+    #[serde(default, skip_serializing_if = "Unique::is_empty")]
+    packages: Unique<String, Unique<Arch, PackageLock>>,
 }
 
 /// What a name meant.
@@ -58,6 +67,12 @@ pub enum LockError {
         /// What is wrong.
         source: serde_json::Error,
     },
+    /// A merge of two versions of it was not finished.
+    #[error("{} has the marks of a merge that was not finished", path.display())]
+    Conflict {
+        /// The file.
+        path: PathBuf,
+    },
     /// It is of another version.
     #[error("{} has version {found}, and this program knows version {VERSION}", path.display())]
     Version {
@@ -70,7 +85,7 @@ pub enum LockError {
 
 impl Default for Lock {
     fn default() -> Self {
-        Self { version: VERSION, bases: BTreeMap::new(), images: BTreeMap::new() }
+        Self { version: VERSION, bases: Unique::default(), images: Unique::default(), packages: Unique::default() }
     }
 }
 
@@ -87,6 +102,10 @@ impl Lock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(source) => return Err(LockError::Io { path: path.to_owned(), source }),
         };
+        if text.split(|byte| *byte == b'\n').any(|line| line.starts_with(b"<<<<<<< ") || line.starts_with(b">>>>>>> "))
+        {
+            return Err(LockError::Conflict { path: path.to_owned() });
+        }
         let syntax = |source| LockError::Syntax { path: path.to_owned(), source };
         let Versioned { version } = serde_json::from_slice(&text).map_err(syntax)?;
         if version != VERSION {
@@ -95,23 +114,52 @@ impl Lock {
         serde_json::from_slice(&text).map_err(syntax)
     }
 
-    /// Writes the file whole or not at all, and only if its text changes.
-    pub fn save(&self, path: &Path) -> Result<(), LockError> {
-        let text = self.text();
-        if fs::read_to_string(path).is_ok_and(|old| old == text) {
+    /// Changes the file as `change` says: whole or not at all, and only if its text changes. What others have written into
+    /// it meanwhile stays.
+    pub fn update(path: &Path, change: impl FnOnce(&mut Self)) -> Result<(), LockError> {
+        let fail = |source| LockError::Io { path: path.to_owned(), source };
+        // The file itself is replaced, so what is locked is its directory; the kernel frees that with the process.
+        let dir = fs::File::open(parent(path)).map_err(fail)?;
+        rustix::fs::flock(dir.file(), FlockOperation::LockExclusive).map_err(|error| fail(error.into()))?;
+        let mut lock = Self::load(path)?;
+        let before = lock.clone();
+        change(&mut lock);
+        if lock == before {
             return Ok(());
         }
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let write = || -> io::Result<()> {
-            let mut file = tempfile::Builder::new()
-                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-                .tempfile_in(dir)?;
-            file.write_all(text.as_bytes())?;
-            file.as_file().sync_all()?;
-            file.persist(path)?;
-            fs::File::open(dir)?.sync_all()
-        };
-        write().map_err(|source| LockError::Io { path: path.to_owned(), source })
+        lock.write(path).and_then(|()| dir.sync_all()).map_err(fail)
+    }
+
+    /// Writes into the file what names mean otherwise than in `before`.
+    pub fn save_pins(&self, path: &Path, before: &Self) -> Result<(), LockError> {
+        Self::update(path, |file| {
+            for (name, arch, pin) in self.pins().filter(|(name, arch, pin)| before.get(name, *arch) != Some(*pin)) {
+                file.set(name, arch, pin.clone());
+            }
+            for (name, digest) in self.images.0.iter().filter(|(name, digest)| before.image(name) != Some(*digest)) {
+                file.set_image(name, digest.clone());
+            }
+        })
+    }
+
+    fn pins(&self) -> impl Iterator<Item = (&str, Arch, &Pin)> {
+        self.bases.0.iter().flat_map(|(name, pins)| pins.0.iter().map(move |(arch, pin)| (name.as_str(), *arch, pin)))
+    }
+
+    /// Says why the file could not be written, if it cannot be. Writes nothing.
+    pub fn check_writable(path: &Path) -> Result<(), LockError> {
+        let probe = tempfile::tempfile_in(parent(path));
+        probe.map(drop).map_err(|source| LockError::Io { path: path.to_owned(), source })
+    }
+
+    fn write(&self, path: &Path) -> io::Result<()> {
+        let mut file = tempfile::Builder::new()
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(parent(path))?;
+        file.write_all(self.text().as_bytes())?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
     }
 
     /// The text of the file.
@@ -123,27 +171,44 @@ impl Lock {
 
     /// What a name meant.
     pub fn get(&self, name: &str, arch: Arch) -> Option<&Pin> {
-        self.bases.get(name)?.get(&arch)
+        self.bases.0.get(name)?.0.get(&arch)
+    }
+
+    /// What was installed for a recipe.
+    pub fn packages(&self, recipe: &str, arch: Arch) -> Option<&PackageLock> {
+        self.packages.0.get(recipe)?.0.get(&arch)
+    }
+
+    /// Locks what was installed for a recipe.
+    pub fn set_packages(&mut self, recipe: &str, arch: Arch, packages: PackageLock) {
+        self.packages.0.entry(recipe.to_owned()).or_default().0.insert(arch, packages);
     }
 
     /// The digest of the index or manifest that an image's name meant.
     pub fn image(&self, name: &str) -> Option<&Digest> {
-        self.images.get(name)
+        self.images.0.get(name)
     }
 
     /// Pins an image, and returns what its name meant before.
     pub fn set_image(&mut self, name: &str, digest: Digest) -> Option<Digest> {
-        self.images.insert(name.to_owned(), digest)
+        self.images.0.insert(name.to_owned(), digest)
     }
 
     /// Pins a name, and returns what it meant before.
     pub fn set(&mut self, name: &str, arch: Arch, pin: Pin) -> Option<Pin> {
-        self.bases.entry(name.to_owned()).or_default().insert(arch, pin)
+        self.bases.0.entry(name.to_owned()).or_default().0.insert(arch, pin)
     }
+}
+
+/// The directory of a file.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
 mod tests {
+    use labwright_core::LockedPackage;
+
     use super::*;
 
     fn pin(letter: &str) -> Pin {
@@ -175,7 +240,7 @@ mod tests {
         assert_eq!(Lock::load(&path).unwrap(), Lock::default());
         let mut lock = Lock::default();
         lock.set("debian-13", Arch::Amd64, pin("a"));
-        lock.save(&path).unwrap();
+        Lock::update(&path, |file| drop(file.set("debian-13", Arch::Amd64, pin("a")))).unwrap();
         assert_eq!(Lock::load(&path).unwrap(), lock);
         let expected = format!(
             "{{\n  \"version\": 1,\n  \"bases\": {{\n    \"debian-13\": {{\n      \"amd64\": {{\n        \
@@ -184,6 +249,57 @@ mod tests {
             "a".repeat(64)
         );
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn packages_have_a_line_each_and_recipes_do_not_fight() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("labwright.lock");
+        let package = |entry: &str, version: &str| LockedPackage::from_entry(entry, version).unwrap();
+        let request = Digest::sha256(b"request");
+        let digest = Digest::sha256(b"deb");
+        let packages = [package("vim:amd64", "2:9"), package("curl:amd64", &format!("8.14.1-2 {digest}"))];
+        let lock = PackageLock::new(request.clone(), packages.clone());
+        assert_eq!(lock.packages(), [packages[1].clone(), packages[0].clone()]);
+        // Two builds at once: neither loses what the other has written.
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let (path, lock) = (&path, lock.clone());
+                scope.spawn(move || {
+                    Lock::update(path, |file| file.set_packages(&format!("recipe-{number}"), Arch::Amd64, lock))
+                        .unwrap();
+                });
+            }
+        });
+        let file = Lock::load(&path).unwrap();
+        assert!((0..8).all(|number| file.packages(&format!("recipe-{number}"), Arch::Amd64) == Some(&lock)));
+        assert_eq!(file.packages("recipe-0", Arch::Arm64), None);
+        let text = fs::read_to_string(&path).unwrap();
+        let expected = format!(
+            "    \"recipe-7\": {{\n      \"amd64\": {{\n        \"for\": \"{request}\",\n        \"packages\": {{\n          \
+             \"curl:amd64\": \"8.14.1-2 {digest}\",\n          \"vim:amd64\": \"2:9\"\n        }}\n      }}\n    }}\n  }}\n}}\n"
+        );
+        assert!(text.ends_with(&expected), "{text}");
+        // What is written again is the same text.
+        Lock::update(&path, |file| file.set_packages("recipe-3", Arch::Amd64, lock)).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+
+        let twice = text.replacen("\"vim:amd64\": \"2:9\"", "\"vim:amd64\": \"2:9\", \"vim:amd64\": \"2:8\"", 1);
+        let conflict = text.replacen("  \"packages\"", "<<<<<<< HEAD\n  \"packages\"", 1);
+        let odd = text.replacen("2:9", "2:9\\nPin: *", 1);
+        for (text, why) in [
+            (twice, "\"vim:amd64\" is there twice"),
+            (conflict, "has the marks of a merge that was not finished"),
+            (odd, "is no package in a version"),
+            (text.replacen("\"recipe-1\"", "\"recipe-0\"", 1), "\"recipe-0\" is there twice"),
+        ] {
+            fs::write(&path, &text).unwrap();
+            let error = Lock::load(&path).unwrap_err();
+            let said = labwright_core::causes(&error).join(": ");
+            assert!(said.contains(why), "{text}: {said}");
+            assert!(Lock::update(&path, |_| {}).is_err(), "a lock that cannot be read is never overwritten");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub enum BuildError {
         /// Why.
         source: SessionError,
     },
+    /// The versions of packages could not be written down.
+    #[error("could not write down which packages were installed")]
+    Lock(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The cache failed.
     #[error(transparent)]
     Layers(#[from] LayerError),

@@ -16,8 +16,9 @@ use crate::history::History;
 use crate::home::{Home, HomeError};
 use crate::layers::{Collected, Layers};
 use crate::log::Log;
+use crate::packages::Frozen;
 use crate::plan::{Plan, StepKind};
-use crate::run::{DISK, Run};
+use crate::run::{DISK, LockKeeper, Run};
 use crate::runner::Runner;
 use crate::sbom;
 use crate::workdir::Workdir;
@@ -42,11 +43,30 @@ pub struct BuildOptions {
     pub environment: Vec<(String, String)>,
     /// Where the steps run.
     pub runner: Runner,
+    /// Where the versions of packages come from.
+    pub resolve: Resolve,
     /// The values of the recipe's `build_secrets`: kept out of the image, of the keys and of everything that is told.
     pub secrets: Vec<NamedSecret>,
 }
 
+/// Where a build gets the versions of packages from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Resolve {
+    /// From the plan; where it has none, from the last build of the same here, else from the package sources.
+    #[default]
+    Missing,
+    /// From the plan; where it has none, from the package sources.
+    Anew,
+    /// From the plan alone: packages that it does not have are refused.
+    Never,
+}
+
 impl BuildOptions {
+    /// Whether packages that are not locked are refused.
+    pub(crate) fn frozen(&self) -> Frozen {
+        if self.resolve == Resolve::Never { Frozen::Yes } else { Frozen::No }
+    }
+
     /// The secret of that name.
     pub(crate) fn secret(&self, name: &str) -> Option<&NamedSecret> {
         self.secrets.iter().find(|secret| secret.name == name)
@@ -68,6 +88,8 @@ pub struct Artifact {
     pub steps: Vec<(String, bool)>,
     /// The build's log.
     pub log: PathBuf,
+    /// What was carried out; the versions of packages are all known now.
+    pub plan: Plan,
     /// The packages on the disk; see [`Artifact::sbom`].
     pub(crate) inventory: Inventory,
     work: Workdir,
@@ -78,6 +100,15 @@ impl Artifact {
     pub fn close(self) -> io::Result<()> {
         self.work.close()
     }
+}
+
+/// A disk that was built, before it is told.
+struct Built {
+    work: Workdir,
+    flattened: wire::Flattened,
+    steps: Vec<(String, bool)>,
+    facts: ImageFacts,
+    inventory: Inventory,
 }
 
 /// A disk for [`Builder::audit`].
@@ -103,11 +134,12 @@ impl Builder {
         &self.home
     }
 
-    /// Builds the disk of a plan.
+    /// Builds the disk of a plan. `keeper` is told as soon as packages are installed in versions that the plan did not have.
     pub fn build(
         &self,
-        plan: &Plan,
+        mut plan: Plan,
         options: &BuildOptions,
+        keeper: &dyn LockKeeper,
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<Artifact, BuildError> {
@@ -119,22 +151,34 @@ impl Builder {
         let log = Log::create(&self.home.logs(&plan.recipe.name), reporter, mask)?;
         let layers = self.home.layers()?;
         let _in_use = layers.hold()?;
-        let name = &plan.recipe.name;
-        let mut history = History::begin(plan, History::load(&self.home.history(), name).as_ref());
-        history.save(&self.home.history(), name)?;
-        let result = self.build_logged(plan, options, &layers, &log, cancel);
+        let (dir, name) = (self.home.history(), plan.recipe.name.clone());
+        History::begin(&plan, History::load(&dir, &name).as_ref()).save(&dir, &name)?;
+        let result = self.build_logged(&mut plan, options, keeper, &layers, &log, cancel);
+        // Packages may have got their versions meanwhile, which are inputs too.
+        let mut history = History::begin(&plan, History::load(&dir, &name).as_ref());
         for (step, layer) in plan.steps.iter().zip(layers.longest_prefix(&plan.keys(), &plan.base.digest.to_string())?)
         {
             history.finished(step, layer.size);
         }
-        if let Ok(artifact) = &result {
-            history.file_size = Some(artifact.file_size.bytes());
+        if let Ok(built) = &result {
+            history.file_size = Some(built.flattened.file_size);
         }
-        if let Err(error) = history.save(&self.home.history(), name) {
+        if let Err(error) = history.save(&dir, &name) {
             // It only helps people; a built disk is worth more.
             log.event(Event::Warning(format!("could not write down what was built: {error}")));
         }
-        result
+        let Built { work, flattened, steps, facts, inventory } = result?;
+        Ok(Artifact {
+            disk: work.path().join(DISK),
+            facts,
+            file_size: ByteSize::from_bytes(flattened.file_size),
+            data_size: ByteSize::from_bytes(flattened.data),
+            steps,
+            log: log.path().to_owned(),
+            plan,
+            inventory,
+            work,
+        })
     }
 
     /// Notes that the result of a plan is there, as if it had been built just now.
@@ -147,13 +191,15 @@ impl Builder {
 
     fn build_logged(
         &self,
-        plan: &Plan,
+        plan: &mut Plan,
         options: &BuildOptions,
+        keeper: &dyn LockKeeper,
         layers: &Layers,
         log: &Log<'_>,
         cancel: &Cancel,
-    ) -> Result<Artifact, BuildError> {
-        let run = Run { plan, options, layers, log, cancel, program: &self.program, apt_cache: self.home.apt_cache()? };
+    ) -> Result<Built, BuildError> {
+        let apt_cache = self.home.apt_cache()?;
+        let mut run = Run { plan, keeper, options, layers, log, cancel, program: &self.program, apt_cache };
         run.forget()?;
         let mut cached = None;
         loop {
@@ -163,24 +209,15 @@ impl Builder {
             // What was there at the first look came from the cache; what others build meanwhile is news.
             let first = *cached.get_or_insert(found.len());
             // Each disk of a recipe below is made to its end before anything is built on it: it may be smaller.
-            let level = plan.levels.iter().position(|level| level.end > found.len()).unwrap_or(plan.levels.len() - 1);
+            let level = run.plan.level_of(found.len());
             if let Some(flattened) = run.attempt(&work, &found, level)? {
-                let steps = plan.steps.iter().enumerate().map(|(at, step)| (step.label(), at < first)).collect();
+                let steps = run.plan.steps.iter().enumerate().map(|(at, step)| (step.label(), at < first)).collect();
                 let (packages, inventory) = run.reported()?;
-                let facts = plan.facts(packages);
+                let facts = run.plan.facts(packages);
                 if let Some(lack) = sbom::lack(&inventory) {
                     log.event(Event::Note(lack));
                 }
-                return Ok(Artifact {
-                    disk: work.path().join(DISK),
-                    facts,
-                    file_size: ByteSize::from_bytes(flattened.file_size),
-                    data_size: ByteSize::from_bytes(flattened.data),
-                    steps,
-                    log: log.path().to_owned(),
-                    inventory,
-                    work,
-                });
+                return Ok(Built { work, flattened, steps, facts, inventory });
             }
         }
     }

@@ -10,10 +10,12 @@ use crate::build_error::BuildError;
 use crate::guest_program;
 use crate::history::{History, PastStep};
 use crate::home;
-use crate::inputs::{Difference, differences};
+use crate::inputs::{Difference, Input, differences};
 use crate::key::Key;
 use crate::layers::{Layers, Look};
+use crate::packages::{LockState, is_input};
 use crate::plan::{Plan, Step, StepKind};
+use crate::run;
 
 /// What a build would do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +122,10 @@ pub enum Reason {
     BaseMissing,
     /// A file that is not there yet is an input.
     InputMissing,
+    /// No lock file has the versions of its packages; the key depends on them.
+    NotLocked,
+    /// The lock file has versions for other packages or package sources; those that can stay are kept.
+    LockOutdated,
 }
 
 impl fmt::Display for Reason {
@@ -141,6 +147,8 @@ impl fmt::Display for Reason {
             Self::OtherParent => f.write_str("the layer below was made anew since"),
             Self::BaseMissing => f.write_str("the base is not here yet"),
             Self::InputMissing => f.write_str("a download is not here yet"),
+            Self::NotLocked => f.write_str("its packages are not locked yet"),
+            Self::LockOutdated => f.write_str("what is locked is for other packages or sources"),
         }
     }
 }
@@ -174,13 +182,25 @@ pub fn forecast(home: &Path, plan: &Plan, known: Known) -> Result<Forecast, Buil
     let mut parent = Some(plan.base.digest.to_string());
     let mut before: Option<String> = None;
     let mut steps = Vec::new();
+    // Behind packages of unknown versions no key is known.
+    let mut open = false;
     for step in &plan.steps {
         let past = history.as_ref().and_then(|history| history.step(step));
         let mut reasons = Vec::new();
         let mut size = past.and_then(|past| past.size).map(|bytes| Size { bytes, from: SizeFrom::LastBuild });
         let missing = known.missing(step);
+        let unlocked = step.packages.as_ref().and_then(|packages| match packages.state() {
+            LockState::Locked => None,
+            LockState::Outdated => Some(Reason::LockOutdated),
+            LockState::Missing => Some(Reason::NotLocked),
+        });
         match (&missing, &parent) {
             (Some(missing), _) => reasons.push(missing.clone()),
+            _ if unlocked.is_some() => {
+                reasons.extend(before.take().filter(|_| parent.is_none()).map(|step| Reason::StepBefore { step }));
+                reasons.extend(own(step, past));
+                reasons.extend(unlocked.clone());
+            }
             (None, None) => {
                 reasons.extend(before.take().map(|step| Reason::StepBefore { step }));
                 reasons.extend(own(step, past));
@@ -199,22 +219,37 @@ pub fn forecast(home: &Path, plan: &Plan, known: Known) -> Result<Forecast, Buil
             parent = None;
         }
         before = Some(step.label());
-        let key = missing.is_none().then(|| step.key.clone());
+        open |= unlocked.is_some();
+        let key = (missing.is_none() && !open).then(|| step.key.clone());
         steps.push(StepForecast { kind: step.kind, label: step.label(), key, reasons, size });
     }
     Ok(Forecast { steps, file_size: history.and_then(|history| history.file_size) })
 }
 
+/// Gives packages without locked versions those in which they were installed here last, as a build does. Changes nothing
+/// below `home`.
+pub fn recall(home: &Path, plan: &mut Plan) -> Result<(), BuildError> {
+    let layers = Layers::at(home::layers(home));
+    for at in 0..plan.steps.len() {
+        run::recall(plan, at, &layers)?;
+    }
+    Ok(())
+}
+
 /// What changed in the step's own inputs.
 fn own(step: &Step, past: Option<&PastStep>) -> Vec<Reason> {
     let Some(past) = past else { return Vec::new() };
+    // Versions say something only where they were known and are.
+    let (then, now) = (&past.inputs, &step.inputs);
+    let both = then.iter().any(is_input) && now.iter().any(is_input);
+    let kept = |inputs: &[Input]| inputs.iter().filter(|input| both || !is_input(input)).cloned().collect::<Vec<_>>();
     let reason = |difference| match difference {
         Difference::Added(input) => Reason::Added { input },
         Difference::Removed(input) => Reason::Removed { input },
         Difference::Changed(input) => Reason::Changed { input },
         Difference::Reordered => Reason::Reordered,
     };
-    differences(&past.inputs, &step.inputs).into_iter().map(reason).collect()
+    differences(&kept(then), &kept(now)).into_iter().map(reason).collect()
 }
 
 /// Why the first step that has no layer has none.

@@ -4,6 +4,7 @@
 //! layers/KEY.qcow2   the overlay
 //! layers/KEY.json    what it is: its own random id, its parent's id, size and digest
 //! layers/KEY.lock    held by whoever builds this key
+//! layers/KEY.locked  of a step whose packages were in no lock file: in which versions they were installed
 //! ```
 //!
 //! A key addresses inputs, but an overlay only fits its parent's exact bytes. So each layer has an id of its own and
@@ -14,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use labwright_base_images::PackageLock;
 use labwright_core::{Algorithm, ByteSize, Cancel, Cancelled, Digest, Hasher};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -201,6 +203,30 @@ impl Layers {
         Ok(layer)
     }
 
+    /// Notes that the step with this key, whose packages were in no lock file, led to the layer `to`.
+    pub(crate) fn note_locked(&self, key: &Key, to: &Key, lock: &PackageLock) -> io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
+        serde_json::to_writer_pretty(&mut file, &(to, lock)).map_err(io::Error::from)?;
+        file.persist(self.locked_path(key)).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    /// In which versions the packages of the step with this key were installed, if the layer is still there.
+    pub(crate) fn noted_lock(&self, key: &Key) -> io::Result<Option<PackageLock>> {
+        let text = match fs_err::read(self.locked_path(key)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // One that cannot be read counts as none: then the packages are chosen anew.
+        let Ok((to, lock)) = serde_json::from_slice::<(Key, PackageLock)>(&text) else { return Ok(None) };
+        Ok(self.record_path(&to).exists().then_some(lock))
+    }
+
+    fn locked_path(&self, key: &Key) -> PathBuf {
+        self.dir.join(format!("{key}.locked"))
+    }
+
     /// Forgets a layer.
     pub(crate) fn remove(&self, key: &Key) -> io::Result<()> {
         remove_if_there(&self.record_path(key))?;
@@ -264,6 +290,12 @@ impl Layers {
                     match serde_json::from_slice::<Layer>(&fs_err::read(&path)?) {
                         Ok(layer) => layers.push((used, layer)),
                         Err(_) => remove_if_there(&path)?,
+                    }
+                }
+                Some("locked") => {
+                    let noted = serde_json::from_slice::<(Key, PackageLock)>(&fs_err::read(&path)?);
+                    if noted.map_or(true, |(to, _)| !self.record_path(&to).exists()) {
+                        remove_if_there(&path)?;
                     }
                 }
                 // A file without a record is what a crash left, or is about to get its record.

@@ -15,7 +15,14 @@
 //!
 //! let plan = Plan::new(recipe, Arch::Amd64, base)?;
 //! let builder = Builder::new("/var/lib/labwright", "/proc/self/exe")?;
-//! let artifact = builder.build(&plan, &BuildOptions::default(), &Quiet, &Cancel::new())?;
+//! # struct Forgetful;
+//! # impl labwright_builder::LockKeeper for Forgetful {
+//! #     fn keep(&self, _: usize, _: &labwright_base_images::PackageLock) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! #         Ok(())
+//! #     }
+//! # }
+//! # let lock_file = Forgetful;
+//! let artifact = builder.build(plan, &BuildOptions::default(), &lock_file, &Quiet, &Cancel::new())?;
 //! println!("{}", artifact.disk.display());
 //! # Ok(())
 //! # }
@@ -35,6 +42,7 @@ mod key;
 mod layer_files;
 mod layers;
 mod log;
+mod packages;
 mod plan;
 mod provenance;
 mod run;
@@ -46,14 +54,16 @@ mod workdir;
 
 pub use build_error::{AuditError, BuildError};
 pub use chroot::{FailureKind, Leak, SessionError, run_if_asked as run_worker_if_asked};
-pub use engine::{Artifact, BuildOptions, Builder, DiskToAudit};
-pub use forecast::{Forecast, Known, Reason, Size, SizeFrom, StepForecast, forecast};
+pub use engine::{Artifact, BuildOptions, Builder, DiskToAudit, Resolve};
+pub use forecast::{Forecast, Known, Reason, Size, SizeFrom, StepForecast, forecast, recall};
 pub use home::{Home, HomeError};
 pub use key::Key;
 pub use labwright_base_images::DiskFormat;
 pub use labwright_guest::audit::{Finding, Severity};
 pub use layers::{Collected, LayerError};
+pub use packages::{Frozen, LockState, Packages};
 pub use plan::{Plan, PlanError, Step, StepKind};
+pub use run::LockKeeper;
 pub use runner::Runner;
 pub use sources::SourceError;
 pub use vm::{ApplianceError, VmError, VmRunner};

@@ -1,28 +1,28 @@
 //! From a resolved recipe to a plan: steps as data, each with its key.
 
+mod actions;
+
 use std::time::Duration;
 
-use labwright_base_images::Base;
-use labwright_cloud_init::{FrontDoor, GuestConfig, InvalidFrontDoor, Terminal, front_door};
-use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, GuestPath, ImageFacts, PackageFact};
-use labwright_guest::protocol::{Action, AptFile, Command, Fallback, Owner, User};
-use labwright_recipes::resolved::{self, AccessSpec, AptKey, FRONT_DOOR_PORT, FileSource, Package, Recipe, Ttyd};
+use labwright_base_images::{Base, PackageLock};
+use labwright_cloud_init::{InvalidFrontDoor, front_door};
+use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, ImageFacts, PackageFact};
+use labwright_guest::protocol::Action;
+use labwright_recipes::resolved::{self, AccessSpec, FRONT_DOOR_PORT, Recipe};
 use serde::{Deserialize, Serialize};
 
 use crate::chroot::wire::Source;
 use crate::guest_program;
 use crate::inputs::{self, Input};
 use crate::key::Key;
-use crate::sources::{self, Inputs, SourceError};
+use crate::packages::{self, Packages};
+use crate::sources::{Inputs, SourceError};
 
 /// Raised whenever the same actions lead to another disk than before.
 const STEP_VERSION: u32 = 3;
 
 /// How long a step may take if the recipe does not say.
 const TIME_LIMIT: Duration = Duration::from_hours(1);
-
-/// Where ttyd comes from on a distribution that lacks it.
-const TTYD_SUITE: &str = "unstable";
 
 /// What will be done to make a recipe's disk, in which order, and by which key each result is found.
 #[derive(Debug)]
@@ -37,8 +37,8 @@ pub struct Plan {
     pub(crate) levels: Vec<Level>,
     /// All ways in, those of the recipes below included.
     access: Vec<resolved::Access>,
-    /// The recipe right below, with the key of its image.
-    below: Option<(String, Digest)>,
+    /// What the recipe right below is called.
+    below: Option<String>,
     secrets: Vec<String>,
 }
 
@@ -120,10 +120,14 @@ pub struct Step {
     pub(crate) of: Option<String>,
     pub(crate) kind: StepKind,
     pub(crate) key: Key,
+    /// What the key is made of besides the key before and the versions of packages.
+    text: String,
     pub(crate) actions: Vec<Action>,
     pub(crate) sources: Vec<Source>,
     /// Everything that the key depends on besides the key before, by name.
     pub(crate) inputs: Vec<Input>,
+    /// The packages that it installs, if that is what it does.
+    pub(crate) packages: Option<Packages>,
     /// The names of the secrets that it may read.
     pub(crate) secrets: Vec<String>,
     pub(crate) network: bool,
@@ -178,7 +182,6 @@ impl Plan {
     /// Plans `recipe` on a base that is there. Reads the files that the recipe names, and writes nothing.
     pub fn new(recipe: Recipe, arch: Arch, base: Base) -> Result<Self, PlanError> {
         let start = Start {
-            key: Key::first(&base.digest),
             name: base.name.clone(),
             size: base.virtual_size,
             steps: Vec::new(),
@@ -196,11 +199,9 @@ impl Plan {
         for step in &mut steps {
             step.of.get_or_insert_with(|| below.recipe.name.clone());
         }
-        let key = steps.last().map_or_else(|| Key::first(&below.base.digest), |step| step.key.clone());
         let name = format!("recipe {} {}", below.recipe.name, below.recipe.version);
         let start = Start {
-            below: Some((name.clone(), key.digest())),
-            key,
+            below: Some(name.clone()),
             name,
             size: below.size,
             steps,
@@ -219,13 +220,14 @@ impl Plan {
             Some(size) => size,
             None => start.size,
         };
-        let mut chain = Chain { key: start.key, steps: start.steps, inputs: Vec::new() };
+        let mut chain = Chain { steps: start.steps, inputs: Vec::new() };
         if size > start.size {
-            chain.key = chain.key.next(StepKind::Disk.as_str(), STEP_VERSION, &size.to_string());
             chain.steps.push(Step {
                 of: None,
                 kind: StepKind::Disk,
-                key: chain.key.clone(),
+                key: Key::first(&base.digest),
+                text: size.to_string(),
+                packages: None,
                 actions: Vec::new(),
                 sources: Vec::new(),
                 inputs: vec![Input::new("disk size", size.to_string().as_bytes())],
@@ -237,16 +239,16 @@ impl Plan {
         let replaced = |access: &&resolved::Access| recipe.access.iter().any(|own| own.name == access.name);
         let mut ways: Vec<resolved::Access> = start.access.iter().filter(|way| !replaced(way)).cloned().collect();
         ways.extend(recipe.access.iter().cloned());
-        let (door_below, door) = (door(&start.access)?, door(&ways)?);
+        let (door_below, door) = (actions::door(&start.access)?, actions::door(&ways)?);
         // The door of the disk below is the right one unless this recipe has terminals too.
         let config = door.filter(|door| door_below.as_ref() != Some(door)).as_ref().map(front_door);
         let added = config.as_ref().filter(|_| door_below.is_none());
-        chain.add(StepKind::Packages, packages(&recipe, added)?, true, recipe.timeouts.packages);
-        chain.add(StepKind::Settings, settings(&recipe), false, None);
-        chain.add(StepKind::Users, users(&recipe), false, recipe.timeouts.users);
-        chain.add(StepKind::Files, files(&recipe)?, false, recipe.timeouts.files);
-        chain.add(StepKind::Access, access(&recipe, config)?, false, recipe.timeouts.access);
-        chain.add(StepKind::Commands, commands(&recipe), true, recipe.timeouts.runcmd);
+        chain.add(StepKind::Packages, actions::packages(&recipe, added)?, true, recipe.timeouts.packages);
+        chain.add(StepKind::Settings, actions::settings(&recipe), false, None);
+        chain.add(StepKind::Users, actions::users(&recipe), false, recipe.timeouts.users);
+        chain.add(StepKind::Files, actions::files(&recipe)?, false, recipe.timeouts.files);
+        chain.add(StepKind::Access, actions::access(&recipe, config)?, false, recipe.timeouts.access);
+        chain.add(StepKind::Commands, actions::commands(&recipe), true, recipe.timeouts.runcmd);
         chain.add(StepKind::Seal, Inputs::of(vec![Action::Seal]), false, None);
         let recipe_digest = recipe_digest(&recipe, &chain.inputs);
         let mut levels = start.levels;
@@ -258,7 +260,65 @@ impl Plan {
             }
         }
         let (steps, below) = (chain.steps, start.below);
-        Ok(Self { recipe, arch, base, size, steps, recipe_digest, levels, access: ways, below, secrets })
+        let mut plan = Self { recipe, arch, base, size, steps, recipe_digest, levels, access: ways, below, secrets };
+        plan.make_keys();
+        Ok(plan)
+    }
+
+    /// Gives every step its key.
+    fn make_keys(&mut self) {
+        let mut key = Key::first(&self.base.digest);
+        for step in &mut self.steps {
+            let packages = step.packages.as_ref().map_or_else(String::new, Packages::describe);
+            key = key.next(step.kind.as_str(), STEP_VERSION, &format!("{}{packages}", step.text));
+            step.key = key.clone();
+        }
+    }
+
+    /// The key of the last step of a level.
+    fn key_of_level(&self, level: usize) -> Digest {
+        let steps = &self.steps[..self.levels[level].end];
+        steps.last().map_or_else(|| Key::first(&self.base.digest), |step| step.key.clone()).digest()
+    }
+
+    /// What is known about the packages of each recipe, the lowest first; none where a recipe installs nothing.
+    pub fn packages(&self) -> Vec<Option<&Packages>> {
+        let mut start = 0;
+        let of_level = |level: &Level| {
+            let steps = &self.steps[std::mem::replace(&mut start, level.end)..level.end];
+            steps.iter().find_map(|step| step.packages.as_ref())
+        };
+        self.levels.iter().map(of_level).collect()
+    }
+
+    /// Has a recipe's packages installed in the versions of a lock file: all of them if it asks for the same as when they
+    /// were locked, else those that can stay. `level` counts the recipes from the lowest.
+    pub fn use_lock(&mut self, level: usize, lock: &PackageLock) {
+        if let Some(at) = self.packages_step(level) {
+            self.change_packages(at, |packages| packages.use_lock(lock));
+        }
+    }
+
+    /// Which step installs the packages of a level.
+    fn packages_step(&self, level: usize) -> Option<usize> {
+        let start = level.checked_sub(1).map_or(0, |below| self.levels[below].end);
+        (start..self.levels[level].end).find(|at| self.steps[*at].packages.is_some())
+    }
+
+    /// The level that a step belongs to.
+    pub(crate) fn level_of(&self, step: usize) -> usize {
+        self.levels.iter().position(|level| step < level.end).unwrap_or(self.levels.len() - 1)
+    }
+
+    /// Changes what is known about the packages of a step, and with that its key and all behind it.
+    pub(crate) fn change_packages(&mut self, step: usize, change: impl FnOnce(&mut Packages)) {
+        let step = &mut self.steps[step];
+        if let Some(packages) = &mut step.packages {
+            change(packages);
+            step.inputs.retain(|input| !packages::is_input(input));
+            step.inputs.extend(packages.inputs());
+            self.make_keys();
+        }
     }
 
     /// The steps, in order.
@@ -283,8 +343,7 @@ impl Plan {
 
     /// The key of the last step: equal keys mean equal images.
     pub fn key(&self) -> Digest {
-        let key = self.steps.last().map_or_else(|| Key::first(&self.base.digest), |step| step.key.clone());
-        key.digest()
+        self.key_of_level(self.levels.len() - 1)
     }
 
     /// The recipe.
@@ -301,8 +360,10 @@ impl Plan {
     pub fn facts(&self, extra_packages: Vec<PackageFact>) -> ImageFacts {
         let recipe = &self.recipe;
         let access: Vec<AccessFact> = self.access.iter().map(access_fact).collect();
-        let base = (self.base.name.clone(), self.base.digest.clone());
-        let (base, base_digest) = self.below.clone().unwrap_or(base);
+        let (base, base_digest) = match &self.below {
+            Some(below) => (below.clone(), self.key_of_level(self.levels.len() - 2)),
+            None => (self.base.name.clone(), self.base.digest.clone()),
+        };
         let has_door = access.iter().any(|access| access.kind != AccessKind::Http);
         ImageFacts {
             name: recipe.name.clone(),
@@ -324,19 +385,17 @@ impl Plan {
 
 /// What a recipe starts from.
 struct Start {
-    key: Key,
     name: String,
     size: ByteSize,
     steps: Vec<Step>,
     levels: Vec<Level>,
     access: Vec<resolved::Access>,
-    below: Option<(String, Digest)>,
+    below: Option<String>,
     secrets: Vec<String>,
 }
 
-/// Collects steps, each with a key on top of the one before.
+/// Collects steps.
 struct Chain {
-    key: Key,
     steps: Vec<Step>,
     inputs: Vec<String>,
 }
@@ -350,13 +409,16 @@ impl Chain {
         // The guest program does the work, so another one may leave another disk.
         let text = inputs.describe();
         let keyed = format!("{}\n{text}", guest_program::digest());
-        self.key = self.key.next(kind.as_str(), STEP_VERSION, &keyed);
         self.inputs.push(text);
         let named = inputs::named(&inputs);
+        let packages = Packages::of(&inputs);
         self.steps.push(Step {
             of: None,
             kind,
-            key: self.key.clone(),
+            // The plan gives it when it is whole.
+            key: Key::first(guest_program::digest()),
+            text: keyed,
+            packages,
             actions: inputs.actions,
             sources: inputs.sources,
             inputs: named,
@@ -380,187 +442,6 @@ fn access_fact(access: &resolved::Access) -> AccessFact {
         AccessSpec::Terminal { .. } | AccessSpec::Desktop { .. } => (FRONT_DOOR_PORT, format!("/{}/", access.name)),
     };
     AccessFact { name: access.name.clone(), kind: access.kind(), port, path, user: access.user().map(str::to_owned) }
-}
-
-fn door(access: &[resolved::Access]) -> Result<Option<FrontDoor>, PlanError> {
-    let mut terminals = Vec::new();
-    for access in access {
-        match &access.spec {
-            AccessSpec::Terminal { user, .. } => terminals.push(Terminal::new(&access.name, user)?),
-            AccessSpec::Desktop { .. } => return Err(PlanError::Unsupported("access of the type desktop")),
-            AccessSpec::Http { .. } => {}
-        }
-    }
-    if terminals.is_empty() { Ok(None) } else { Ok(Some(FrontDoor::new(FRONT_DOOR_PORT, terminals)?)) }
-}
-
-fn packages(recipe: &Recipe, door: Option<&GuestConfig>) -> Result<Inputs, PlanError> {
-    let mut inputs = Inputs::default();
-    for source in &recipe.apt_sources {
-        let key = match &source.key {
-            Some(AptKey::File(path)) => Some(sources::read(path)?),
-            Some(AptKey::Inline(text)) => Some(text.clone().into_bytes()),
-            None => None,
-        };
-        inputs.actions.push(Action::AptSource { name: source.name.clone(), source: source.line.clone(), key });
-    }
-    let mut names: Vec<String> = Vec::new();
-    let mut files = Vec::new();
-    for package in &recipe.packages {
-        match package {
-            Package::Named(name) => names.push(name.clone()),
-            Package::File(path) => {
-                let (source, size) = sources::file(path)?;
-                let name = path.path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-                files.push(AptFile { name, size });
-                inputs.sources.push(source);
-            }
-        }
-    }
-    // What access and settings need is installed with the rest: their own steps then change in no time.
-    names.extend(door.iter().flat_map(|door| door.packages.iter().cloned()));
-    if recipe.locale.is_some() {
-        names.push("locales".to_owned());
-    }
-    if recipe.timezone.is_some() {
-        names.push("tzdata".to_owned());
-    }
-    let mut fallbacks = Vec::new();
-    // A disk below that has terminals has their program too.
-    let wants_ttyd = |access: &resolved::Access| matches!(access.spec, AccessSpec::Terminal { ttyd: None, .. });
-    if door.is_some() && recipe.access.iter().any(wants_ttyd) {
-        fallbacks.push(Fallback { package: "ttyd".to_owned(), suite: TTYD_SUITE.to_owned() });
-    }
-    if !names.is_empty() || !files.is_empty() || !fallbacks.is_empty() {
-        // It fetches the lists itself.
-        inputs.actions.push(Action::AptInstall { packages: names, files, fallbacks });
-    } else if recipe.package_update {
-        inputs.actions.push(Action::AptUpdate);
-    }
-    Ok(inputs)
-}
-
-fn settings(recipe: &Recipe) -> Inputs {
-    let mut actions = Vec::new();
-    actions.extend(recipe.hostname.clone().map(Action::Hostname));
-    actions.extend(recipe.timezone.clone().map(Action::Timezone));
-    actions.extend(recipe.locale.clone().map(Action::Locale));
-    Inputs::of(actions)
-}
-
-fn users(recipe: &Recipe) -> Inputs {
-    let user = |user: &resolved::User| {
-        Action::User(User {
-            name: user.name.clone(),
-            uid: user.uid,
-            gecos: user.gecos.clone(),
-            home: user.homedir.clone(),
-            shell: user.shell.clone(),
-            primary_group: user.primary_group.clone(),
-            groups: user.groups.clone(),
-            system: user.system,
-            no_create_home: user.no_create_home,
-            lock_passwd: user.lock_passwd,
-            ssh_authorized_keys: user.ssh_authorized_keys.clone(),
-            sudo: user.sudo.clone(),
-        })
-    };
-    Inputs::of(recipe.users.iter().map(user).collect())
-}
-
-fn files(recipe: &Recipe) -> Result<Inputs, PlanError> {
-    let mut inputs = Inputs::default();
-    for file in &recipe.files {
-        let owner = file
-            .owner
-            .as_ref()
-            .map_or_else(Owner::root, |owner| Owner { user: owner.user.clone(), group: owner.group.clone() });
-        match &file.source {
-            FileSource::Inline(bytes) => {
-                inputs.write(&file.path, file.mode.unwrap_or(0o644), owner, file.append, bytes.clone());
-            }
-            FileSource::From(from) if file.path.is_directory() => {
-                let tree = sources::tree(from, file.mode)?;
-                inputs.actions.push(Action::Tree { destination: file.path.clone(), entries: tree.entries, owner });
-                inputs.sources.extend(tree.sources);
-            }
-            FileSource::From(from) => {
-                let (source, size) = sources::file(from)?;
-                let mode = match file.mode {
-                    Some(mode) => mode,
-                    None => sources::mode(&from.path)?,
-                };
-                inputs.actions.push(Action::WriteFile {
-                    path: file.path.clone(),
-                    mode,
-                    owner,
-                    append: file.append,
-                    size,
-                });
-                inputs.sources.push(source);
-            }
-        }
-    }
-    Ok(inputs)
-}
-
-fn access(recipe: &Recipe, door: Option<GuestConfig>) -> Result<Inputs, PlanError> {
-    let mut inputs = Inputs::default();
-    let Some(door) = door else { return Ok(inputs) };
-    for access in &recipe.access {
-        match &access.spec {
-            AccessSpec::Terminal { ttyd: Some(Ttyd::File { path, digest }), .. } => {
-                let (source, size) = sources::file_with_digest(path, digest)?;
-                let target: GuestPath = "/usr/local/bin/ttyd".parse().expect("a constant that is a path");
-                inputs.actions.push(Action::WriteFile {
-                    path: target,
-                    mode: 0o755,
-                    owner: Owner::root(),
-                    append: false,
-                    size,
-                });
-                inputs.sources.push(source);
-            }
-            AccessSpec::Terminal { ttyd: Some(Ttyd::Url(_)), .. } => {
-                return Err(PlanError::Unsupported("ttyd from an address"));
-            }
-            _ => {}
-        }
-    }
-    for file in door.files {
-        inputs.write(&file.path, file.mode, Owner::root(), false, file.content.into_bytes());
-    }
-    inputs.actions.extend(door.commands.into_iter().map(|words| Action::Run(Command::Exec(words))));
-    inputs.actions.extend(door.enable.into_iter().map(Action::Enable));
-    // An author who asks for nginx wants its own service too.
-    let wanted = |unit: &str| {
-        let name = unit.trim_end_matches(".service");
-        recipe.packages.iter().any(|package| match package {
-            Package::Named(package) => package.split(['=', '/', ':', '-']).next() == Some(name),
-            Package::File(_) => false,
-        })
-    };
-    inputs.actions.extend(door.disable.into_iter().filter(|unit| !wanted(unit)).map(Action::Disable));
-    Ok(inputs)
-}
-
-fn commands(recipe: &Recipe) -> Inputs {
-    let command = |command: &resolved::Command| {
-        Action::Run(match command {
-            resolved::Command::Shell(script) => Command::Shell(script.clone()),
-            resolved::Command::Exec(words) => Command::Exec(words.clone()),
-        })
-    };
-    let actions = recipe.run.iter().map(command).collect();
-    Inputs { secrets: recipe.build_secrets.clone(), ..Inputs::of(actions) }
-}
-
-impl Inputs {
-    fn write(&mut self, path: &GuestPath, mode: u32, owner: Owner, append: bool, bytes: Vec<u8>) {
-        let size = bytes.len() as u64;
-        self.actions.push(Action::WriteFile { path: path.clone(), mode, owner, append, size });
-        self.sources.push(Source::Inline(bytes));
-    }
 }
 
 #[cfg(test)]

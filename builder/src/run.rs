@@ -1,9 +1,10 @@
 //! One run of a build: from the layers that are there to the flattened disk.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread::Scope;
 
-use labwright_base_images::DiskFormat;
+use labwright_base_images::{DiskFormat, PackageLock};
 use labwright_core::{ByteSize, Cancel, Event, PackageFact, Reporter};
 use labwright_guest::audit::Finding;
 use labwright_guest::inventory::Inventory;
@@ -12,16 +13,24 @@ use labwright_recipes::resolved::Compression;
 
 use crate::build_error::BuildError;
 use crate::chroot::{Leak, SessionError, wire};
-use crate::engine::BuildOptions;
+use crate::engine::{BuildOptions, Resolve};
 use crate::layers::{Finished, KeyLock, Layer, Layers, file_name, random_id};
 use crate::log::Log;
+use crate::packages::{LockState, Packages};
 use crate::plan::{Plan, Step, StepKind};
 use crate::runner::Session;
 use crate::workdir::Workdir;
 
+/// Writes down in which versions the packages of a recipe were installed.
+pub trait LockKeeper {
+    /// Keeps the versions of the recipe at `level`, counted from the lowest.
+    fn keep(&self, level: usize, lock: &PackageLock) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
 /// One try at a build: what is needed all the way through.
 pub(crate) struct Run<'a> {
-    pub(crate) plan: &'a Plan,
+    pub(crate) plan: &'a mut Plan,
+    pub(crate) keeper: &'a dyn LockKeeper,
     pub(crate) options: &'a BuildOptions,
     pub(crate) layers: &'a Layers,
     pub(crate) log: &'a Log<'a>,
@@ -33,7 +42,7 @@ pub(crate) struct Run<'a> {
 /// The file name of the flattened disk in the work directory.
 pub(crate) const DISK: &str = "disk.qcow2";
 
-impl Run<'_> {
+impl<'a> Run<'a> {
     fn base_id(&self) -> String {
         self.plan.base.digest.to_string()
     }
@@ -81,7 +90,7 @@ impl Run<'_> {
     /// Builds on top of `found` up to the end of a level. Returns none if that is not the last one, or if somebody else
     /// built the next step meanwhile: then a new try starts from there.
     pub(crate) fn attempt(
-        &self,
+        &mut self,
         work: &Workdir,
         found: &[Layer],
         level: usize,
@@ -90,13 +99,17 @@ impl Run<'_> {
         std::thread::scope(|scope| self.attempt_storing(scope, work, found, level))
     }
 
-    fn attempt_storing<'scope>(
-        &'scope self,
-        scope: &'scope Scope<'scope, '_>,
+    fn attempt_storing<'scope, 'env>(
+        &mut self,
+        scope: &'scope Scope<'scope, 'env>,
         work: &Workdir,
         found: &[Layer],
         level: usize,
-    ) -> Result<Option<wire::Flattened>, BuildError> {
+    ) -> Result<Option<wire::Flattened>, BuildError>
+    where
+        'a: 'env,
+    {
+        let (layers, cancel): (&'a Layers, &'a Cancel) = (self.layers, self.cancel);
         let mut storing = Vec::new();
         let mut number = 0;
         let mut top = overlay_name(number);
@@ -107,34 +120,42 @@ impl Run<'_> {
         }
         let mut parent = found.last().map_or_else(|| self.base_id(), |layer| layer.id.clone());
         let mut session = self.open(work, found, &top, self.plan.levels[level].size)?;
-        for step in &self.plan.steps[found.len()..self.plan.levels[level].end] {
-            let lock = self.lock(step)?;
-            if self.layers.find(&step.key, &parent)?.is_some() {
+        for at in found.len()..self.plan.levels[level].end {
+            let mut locks = vec![self.lock(&self.plan.steps[at])?];
+            if self.recall(at)? || self.layers.find(&self.plan.steps[at].key, &parent)?.is_some() {
                 return Ok(None);
             }
-            let name = step.label();
+            let (name, kind) = (self.plan.steps[at].label(), self.plan.steps[at].kind);
             self.log.event(Event::Started { step: name.clone() });
-            let reports = self.run_step(&mut session, step)?;
+            let reports = self.run_step(&mut session, &self.plan.steps[at])?;
             self.tell(&reports);
+            if self.settle(at, &reports)? {
+                // Whoever waits for the first one looks for this layer.
+                locks.push(self.lock(&self.plan.steps[at])?);
+                if self.layers.find(&self.plan.steps[at].key, &parent)?.is_some() {
+                    return Ok(None);
+                }
+            }
+            let key = self.plan.steps[at].key.clone();
             number += 1;
             let next = overlay_name(number);
             session
-                .commit(Path::new(&next), file_name(&step.key), self.log, self.cancel)
-                .map_err(|source| self.failed(step.kind, source))?;
+                .commit(Path::new(&next), file_name(&key), self.log, self.cancel)
+                .map_err(|source| self.failed(kind, source))?;
             let file = work.path().join(&top);
             let outcome = ByteSize::from_bytes(fs_err::metadata(&file)?.len()).human();
             let id = random_id();
             let finished = Finished {
-                key: step.key.clone(),
-                step: step.kind.as_str(),
+                key,
+                step: kind.as_str(),
                 id: id.clone(),
                 parent: std::mem::replace(&mut parent, id),
                 file,
                 reports,
             };
             storing.push(scope.spawn(move || {
-                let _until_it_is_a_layer = lock;
-                self.layers.store(finished, self.cancel)
+                let _until_it_is_a_layer = locks;
+                layers.store(finished, cancel)
             }));
             top = next;
             self.log.event(Event::Finished { step: name, outcome });
@@ -175,6 +196,47 @@ impl Run<'_> {
         let outcome = format!("{data} of data in {size}");
         self.log.event(Event::Finished { step: "compress".to_owned(), outcome });
         Ok(Some(flattened))
+    }
+
+    /// Gives the packages of a step the versions in which somebody else installed them here meanwhile, if they have none.
+    /// Returns whether it did.
+    fn recall(&mut self, at: usize) -> Result<bool, BuildError> {
+        if self.options.resolve == Resolve::Anew || !recall(self.plan, at, self.layers)? {
+            return Ok(false);
+        }
+        self.keep(at)?;
+        Ok(true)
+    }
+
+    /// Locks the packages of a step in the versions that were installed. Returns whether that gives the step another key.
+    fn settle(&mut self, at: usize, reports: &[serde_json::Value]) -> Result<bool, BuildError> {
+        let key = self.plan.steps[at].key.clone();
+        if self.plan.steps[at].packages.is_none() {
+            return Ok(false);
+        }
+        let came = |report: &serde_json::Value| match serde_json::from_value(report.clone()) {
+            Ok(Report::Installed(packages)) => packages,
+            _ => Vec::new(),
+        };
+        let installed = reports.iter().flat_map(came).collect();
+        self.plan.change_packages(at, |packages| packages.installed(installed));
+        let step = &self.plan.steps[at];
+        if step.key == key {
+            return Ok(false);
+        }
+        if let Some(lock) = step.packages.as_ref().and_then(Packages::lock) {
+            self.layers.note_locked(&key, &step.key, &lock)?;
+        }
+        self.keep(at)?;
+        Ok(true)
+    }
+
+    /// Has the versions of a step's packages written down.
+    fn keep(&self, at: usize) -> Result<(), BuildError> {
+        match self.plan.steps[at].packages.as_ref().and_then(Packages::lock) {
+            Some(lock) => self.keeper.keep(self.plan.level_of(at), &lock).map_err(BuildError::Lock),
+            None => Ok(()),
+        }
     }
 
     fn open(&self, work: &Workdir, found: &[Layer], top: &str, size: ByteSize) -> Result<Session, BuildError> {
@@ -234,6 +296,7 @@ impl Run<'_> {
             request.environment.clone_from(&self.options.environment);
             request.apt_options = crate::apt::host_options(self.cancel);
         }
+        request.locked = step.packages.as_ref().and_then(|packages| packages.order(self.options.frozen()));
         if step.kind == StepKind::Packages {
             // Packages that were fetched once need not be fetched again; apt checks their digests.
             request.binds.push(Bind {
@@ -275,6 +338,18 @@ impl Run<'_> {
             source => BuildError::Disk { log: self.log.path().to_owned(), source },
         }
     }
+}
+
+/// Gives the packages of a step the versions in which they were installed here, if they have none and the layer is still
+/// there. Returns whether it did.
+pub(crate) fn recall(plan: &mut Plan, at: usize, layers: &Layers) -> io::Result<bool> {
+    let step = &plan.steps[at];
+    if step.packages.as_ref().is_none_or(|packages| packages.state() == LockState::Locked) {
+        return Ok(false);
+    }
+    let Some(lock) = layers.noted_lock(&step.key)? else { return Ok(false) };
+    plan.change_packages(at, |packages| packages.use_lock(&lock));
+    Ok(true)
 }
 
 fn overlay_name(number: usize) -> String {

@@ -23,6 +23,8 @@ pub enum Kind {
     Step,
     /// An audit found what must not be in an image.
     Finding,
+    /// What is locked cannot be had, or would have to change and may not.
+    Lock,
     /// The reader of stdout went away.
     BrokenPipe,
     /// Labwright has a bug.
@@ -41,6 +43,7 @@ Exit codes:
   4    a registry or another remote refused
   5    a build step failed
   6    an audit found what must not be in an image
+  7    labwright.lock does not fit: what it has is gone, or --locked and it would have to change
   70   a bug in Labwright
   130  stopped by a signal";
 
@@ -56,6 +59,7 @@ impl Kind {
             Self::Remote => 4,
             Self::Step => 5,
             Self::Finding => 6,
+            Self::Lock => 7,
             Self::Bug => 70,
             Self::Stopped => 130,
         }
@@ -188,9 +192,17 @@ mod tests {
 
     #[test]
     fn the_help_lists_the_codes_that_are_used() {
-        for kind in
-            [Kind::Input, Kind::Usage, Kind::Host, Kind::Remote, Kind::Step, Kind::Finding, Kind::Bug, Kind::Stopped]
-        {
+        for kind in [
+            Kind::Input,
+            Kind::Usage,
+            Kind::Host,
+            Kind::Remote,
+            Kind::Step,
+            Kind::Finding,
+            Kind::Lock,
+            Kind::Bug,
+            Kind::Stopped,
+        ] {
             assert!(EXIT_CODES.contains(&format!("\n  {:<5}", kind.code())), "{kind:?}");
         }
     }

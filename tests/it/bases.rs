@@ -94,7 +94,7 @@ fn a_name_of_the_catalogue_under_a_lock() {
 
     // Nothing is pinned yet.
     let said = lab.run(&["build", "--locked"]);
-    assert_eq!(said.code, 1, "{said}");
+    assert_eq!(said.code, 7, "{said}");
     assert!(said.err.contains("the lock file has no debian-13 for amd64"), "{said}");
     assert!(!lock.exists());
 
@@ -136,7 +136,7 @@ fn a_name_of_the_catalogue_under_a_lock() {
     let moved = fs_err::read_to_string(&lock).unwrap().replace("/trixie/latest/", "/trixie/20250101/");
     fs_err::write(&lock, moved).unwrap();
     let said = lab.run(&["build", "--locked"]);
-    assert_eq!(said.code, 1, "{said}");
+    assert_eq!(said.code, 7, "{said}");
     assert!(said.err.contains("debian-13 for amd64 is locked to") && said.err.contains("base refresh"), "{said}");
     fs_err::write(&lock, "{").unwrap();
     assert_eq!(lab.run(&["build"]).code, 1, "a damaged lock is never ignored");
@@ -212,7 +212,7 @@ fn a_containerdisk_that_buildah_made() {
     run("buildah", &[&buildah[..], &build].concat());
     run("buildah", &[&buildah[..], &["push", "-q", "x", &format!("oci:{}:one", at("made"))]].concat());
     let said = lab.run(&["build", "--locked"]);
-    assert_eq!(said.code, 1, "{said}");
+    assert_eq!(said.code, 7, "{said}");
     assert!(said.err.contains("`oci:made:one` is locked to sha256:"), "{said}");
     assert_eq!(lab.run(&["build", "--update"]).code, 0);
     assert_eq!(lab.run(&["build", "--locked"]).code, 0);

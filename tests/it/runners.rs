@@ -1,14 +1,13 @@
 //! The vm runner: what an ordinary user builds is what root builds in a chroot, and a killed build leaves no machine.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use labwright_tests::{program, said};
 
+use crate::trees::{differences, root_tree};
 use crate::world::{World, can_build, files, has, installed, text, tool};
 
 /// What a test may not find in the finished disk; in two pieces here, because command lines may be logged.
@@ -79,56 +78,13 @@ fn as_nobody(world: &World, args: &[&str]) -> labwright_tests::Said {
     said(&mut command)
 }
 
-/// Everything that a tree of files is, without its times.
-fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
-    let mut found = BTreeMap::new();
-    let mut open = vec![root.to_owned()];
-    while let Some(path) = open.pop() {
-        let meta = fs_err::symlink_metadata(&path).unwrap();
-        let kind = meta.file_type();
-        let content = if kind.is_dir() {
-            open.extend(files(&path));
-            "directory".to_owned()
-        } else if kind.is_symlink() {
-            format!("link to {}", fs_err::read_link(&path).unwrap().display())
-        } else if kind.is_file() {
-            let mut hasher = DefaultHasher::new();
-            fs_err::read(&path).unwrap().hash(&mut hasher);
-            format!("file {} {:x} links {}", meta.len(), hasher.finish(), meta.nlink())
-        } else {
-            format!("special {} {}", kind.is_fifo(), meta.rdev())
-        };
-        let mode = meta.mode();
-        let line = format!("{content} {mode:o} {}:{} {:?}", meta.uid(), meta.gid(), attributes(&path));
-        found.insert(path.strip_prefix(root).unwrap().to_owned(), line);
-    }
-    found
-}
-
-fn attributes(path: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut names = vec![0; 4096];
-    let length = rustix::fs::llistxattr(path, &mut names).unwrap();
-    let names = String::from_utf8(names[..length].to_vec()).unwrap();
-    let value = |name: &str| {
-        let mut value = vec![0; 4096];
-        let length = rustix::fs::lgetxattr(path, name, &mut value).unwrap();
-        value[..length].to_vec()
-    };
-    names.split('\0').filter(|name| !name.is_empty()).map(|name| (name.to_owned(), value(name))).collect()
-}
-
 /// The files of the root partition of the only disk that a home has, and whether the marker is anywhere on it.
 fn sealed(world: &World) -> (BTreeMap<PathBuf, String>, bool) {
     let disks = files(&world.home().join("disks"));
     assert_eq!(disks.len(), 1, "{disks:?}");
     let disk = world.disk(&disks[0]);
     disk.check();
-    let mount = world.lab.path().join("mnt");
-    fs_err::create_dir_all(&mount).unwrap();
-    let options = format!("ro,noload,loop,offset={}", 4096 * 512);
-    tool("mount", &["-t", "ext4", "-o", &options, text(&disk.raw), text(&mount)]);
-    let tree = tree(&mount);
-    tool("umount", &[text(&mount)]);
+    let tree = root_tree(world, &disk);
     (tree, disk.contains(&MARKER.concat()))
 }
 
@@ -149,12 +105,7 @@ fn machine_builds_for_an_ordinary_user_what_a_chroot_builds_for_root() {
 
     let ((expected, in_chroot), (found, in_vm)) = (sealed(&chroot), sealed(&vm));
     assert!(expected.len() > 1000, "{}", expected.len());
-    let different: Vec<_> = expected
-        .keys()
-        .chain(found.keys())
-        .filter(|path| expected.get(*path) != found.get(*path))
-        .map(|path| (path, expected.get(path), found.get(path)))
-        .collect();
+    let different = differences(&expected, &found);
     assert!(different.is_empty(), "the trees differ: {different:#?}");
     assert!(found[Path::new("opt/cap")].contains("security.capability"), "{}", found[Path::new("opt/cap")]);
     assert_eq!((in_chroot, in_vm), (false, false), "deleted files are still on the disk");

@@ -46,10 +46,22 @@ pub(crate) fn sha256(path: &Path) -> String {
 /// A base disk with the essential packages of Debian: GPT, a BIOS boot partition, ext4. Made once for a target
 /// directory.
 fn base() -> PathBuf {
+    made_base("essential-base-4k", &["--variant=essential", "--include=passwd"], 320 << 20)
+}
+
+/// The same with apt and no package sources, and with what locales, time zones and front doors take from Debian: a package
+/// source of a test's own is all that is needed.
+pub(crate) fn base_with_apt() -> PathBuf {
+    let no_sources = "--customize-hook=rm -f $1/etc/apt/sources.list $1/etc/apt/sources.list.d/*";
+    let packages = "--include=passwd,systemd,sudo,locales,tzdata,nginx,openssl";
+    made_base("apt-base-no-sources-4k", &["--variant=apt", packages, no_sources], 700 << 20)
+}
+
+fn made_base(name: &str, made_of: &[&str], size: u64) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
     fs_err::create_dir_all(dir).unwrap();
-    let finished = dir.join("essential-base-4k.qcow2");
-    let lock = fs_err::File::create(dir.join("essential-base-4k.lock")).unwrap().into_parts().0;
+    let finished = dir.join(format!("{name}.qcow2"));
+    let lock = fs_err::File::create(dir.join(format!("{name}.lock"))).unwrap().into_parts().0;
     lock.lock().unwrap();
     if finished.exists() {
         return finished;
@@ -58,10 +70,10 @@ fn base() -> PathBuf {
     let (tree, raw, disk) = (work.path().join("tree"), work.path().join("raw"), work.path().join("qcow2"));
     let drop_docs = "--dpkgopt=path-exclude=/usr/share/doc/*";
     let drop_words = "--dpkgopt=path-exclude=/usr/share/locale/*";
-    let mode = ["--mode=root", "--format=directory", "--variant=essential", "--include=passwd"];
+    let mode = ["--mode=root", "--format=directory"];
     let rest = [drop_docs, drop_words, "--dpkgopt=force-unsafe-io", "trixie", text(&tree)];
-    tool("mmdebstrap", &[&mode[..], &rest[..]].concat());
-    fs_err::File::create(&raw).unwrap().set_len(320 << 20).unwrap();
+    tool("mmdebstrap", &[&mode[..], made_of, &rest[..]].concat());
+    fs_err::File::create(&raw).unwrap().set_len(size).unwrap();
     let table = format!(
         "label: gpt\nstart=2048,size=2048,type=21686148-6449-6E6F-744E-656564454649,name=bios\n\
          start={ROOT_SECTOR},name=root,attrs=\"GUID:60\"\n"

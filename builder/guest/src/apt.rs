@@ -3,12 +3,14 @@
 use std::io::Write;
 use std::path::Path;
 
-use labwright_core::{Digest, PackageFact};
+use labwright_core::{LockedPackage, PackageFact};
 use rustix::fs::{Gid, Uid};
 
 use crate::error::{Doing, StepError};
 use crate::files;
-use crate::protocol::{AptFile, Fallback, Message, Report, Request};
+use crate::inventory::{self, Inventory, PER_REPORT};
+use crate::locked::{self, Planned};
+use crate::protocol::{AptFile, Fallback, LockRule, Locked, Message, Report, Request};
 use crate::session::{Program, Session};
 use crate::sources::{self, Source};
 use crate::traces::{PIN_PREFERENCES, PIN_SOURCE};
@@ -49,6 +51,7 @@ pub(crate) struct Apt {
     options: Vec<String>,
     network: bool,
     has_lists: bool,
+    locked: Option<Locked>,
 }
 
 impl Apt {
@@ -61,7 +64,7 @@ impl Apt {
         for (name, value) in &request.apt_options {
             options.extend(["-o".to_owned(), format!("{name}={value}")]);
         }
-        Self { options, network: request.network, has_lists: false }
+        Self { options, network: request.network, has_lists: false, locked: request.locked.clone() }
     }
 
     fn program(&self, program: &str) -> Program {
@@ -111,16 +114,21 @@ impl Apt {
             files::replace(place, 0o644, (Uid::ROOT, Gid::ROOT), &mut |out| session.receive(file.size, out, place))?;
             names.push(path);
         }
-        let borrowed = self.borrow(fallbacks)?;
+        let borrowed: &[Fallback] = if self.borrow(fallbacks)? { fallbacks } else { &[] };
         names.extend(fallbacks.iter().map(|fallback| fallback.package.clone()));
         if names.is_empty() {
             return Ok(());
         }
-        let result = self.install_named(session, &names, fallbacks);
+        let pinned = self.locked.as_ref().map_or(&[][..], |locked| &locked.packages);
+        let pins = !pinned.is_empty() || !borrowed.is_empty();
+        if pins {
+            write_preferences(pinned, borrowed)?;
+        }
+        let result = self.install_named(session, &names, fallbacks, borrowed);
         files::remove(Path::new(FILES))?;
-        // Source, pin and lists go again, whatever happens.
-        if borrowed {
-            let cleaned = clean_pins(fallbacks);
+        // Source, pins and lists go again, whatever happens.
+        if pins {
+            let cleaned = clean_pins(borrowed);
             result.and(cleaned)
         } else {
             result
@@ -132,23 +140,89 @@ impl Apt {
         session: &mut Session,
         names: &[String],
         fallbacks: &[Fallback],
+        borrowed: &[Fallback],
     ) -> Result<(), StepError> {
         self.need_lists(session)?;
         // Asked before anything is installed: apt would have to build its cache anew behind that.
-        let mut facts = Vec::new();
-        for fallback in fallbacks {
-            facts.extend(self.borrowed_fact(session, fallback)?);
-        }
+        let elsewhere = self.elsewhere(session, fallbacks)?;
+        let before = inventory::read(Path::new("/"))?;
+        let planned = self.choose(session, names, borrowed, &before)?;
+        let facts =
+            elsewhere.iter().filter_map(|name| fact(name, &planned).transpose()).collect::<Result<Vec<_>, _>>()?;
         session.run(&self.get().arg("install").arg("--").args(names))?;
-        for fact in facts {
-            let query = Program::new("dpkg-query").args(&["-W", "-f=${Version}", "--", &fact.name]);
-            let version = session.capture(&query)?.trim().to_owned();
-            if version != fact.version {
-                return Err(StepError::WrongVersion { package: fact.name, version, expected: fact.version });
+        let after = inventory::read(Path::new("/"))?;
+        for PackageFact { name, version: expected, .. } in &facts {
+            let found = after.packages.iter().find(|package| package.name == *name);
+            let version = found.map_or_else(|| "nothing".to_owned(), |package| package.version.clone());
+            if version != *expected {
+                let expected = expected.clone();
+                return Err(StepError::WrongVersion { package: name.clone(), version, expected });
             }
+        }
+        for fact in facts {
             session.say(&Message::Report(Report::Package(fact)))?;
         }
+        for some in locked::came(&before, &after, planned).chunks(PER_REPORT) {
+            session.say(&Message::Report(Report::Installed(some.to_vec())))?;
+        }
         Ok(())
+    }
+
+    /// What apt would fetch and install, if that is right by what is locked.
+    fn choose(
+        &self,
+        session: &mut Session,
+        names: &[String],
+        borrowed: &[Fallback],
+        before: &Inventory,
+    ) -> Result<Vec<Planned>, StepError> {
+        let found = self.planned(session, names);
+        let Some(Locked { packages, rule }) = self.locked.as_ref().filter(|locked| {
+            // Without a single package it still means something that nothing else may come.
+            locked.rule != LockRule::Prefer || !locked.packages.is_empty()
+        }) else {
+            return found;
+        };
+        match (rule, found) {
+            (LockRule::Prefer, Err(StepError::Exit { .. })) => {
+                let line = "the versions that were locked do not fit together; taking those that apt takes".to_owned();
+                session.say(&Message::Output { line })?;
+                write_preferences(&[], borrowed)?;
+                self.planned(session, names)
+            }
+            (LockRule::Prefer, found) => found,
+            (_, Err(error @ StepError::Exit { .. })) => {
+                // The likely reason: of two packages that need each other's version, only one is still there.
+                let names: Vec<&str> = packages.iter().map(LockedPackage::name).collect();
+                let madison = self.program("apt-cache").arg("madison").arg("--").args(&names);
+                let problems = locked::gone(packages, &session.capture(&madison)?, before);
+                Err(if problems.is_empty() {
+                    StepError::LockedConflict { source: Box::new(error) }
+                } else {
+                    StepError::NotAsLocked { problems }
+                })
+            }
+            (_, Err(error)) => Err(error),
+            (rule, Ok(planned)) => {
+                let locked::Compared { problems, more } = locked::compare(packages, &planned, before);
+                if !problems.is_empty() {
+                    Err(StepError::NotAsLocked { problems })
+                } else if *rule == LockRule::Only && !more.is_empty() {
+                    Err(StepError::NotLocked { packages: more })
+                } else {
+                    Ok(planned)
+                }
+            }
+        }
+    }
+
+    /// What apt would fetch and install, with the digests of its lists.
+    fn planned(&self, session: &mut Session, names: &[String]) -> Result<Vec<Planned>, StepError> {
+        // A package that lies in the cache of packages is not listed, so apt is shown another one.
+        let nothing_kept = ["-o", "Dir::Cache::archives=/run/labwright/none", "-o", "Acquire::ForceHash=SHA256"];
+        let list = self.get().args(&nothing_kept).args(&["install", "--print-uris", "--"]).args(names);
+        let said = session.capture(&list)?;
+        locked::parse_uris(&said, FILES.trim_start_matches('/')).map_err(|line| StepError::Uri { line })
     }
 
     /// Adds the suites that packages may come from if the image's own do not have them, pinned so that nothing else
@@ -171,7 +245,6 @@ impl Apt {
             stanzas.extend([&sources::stanza_for(&mirror, suite), "\n"]);
         }
         files::write_text(&format!("/{PIN_SOURCE}"), 0o644, &stanzas)?;
-        files::write_text(&format!("/{PIN_PREFERENCES}"), 0o644, &preferences(fallbacks))?;
         self.has_lists = false;
         Ok(true)
     }
@@ -180,30 +253,20 @@ impl Apt {
         session.capture(&self.program("apt-cache").arg("policy").arg("--").arg(checked(package)?))
     }
 
-    /// What is known about a package that will not come from the image's own suites.
-    fn borrowed_fact(&self, session: &mut Session, fallback: &Fallback) -> Result<Option<PackageFact>, StepError> {
-        let Fallback { package, suite } = fallback;
-        let policy = self.policy(session, package)?;
-        let Some(version) = candidate(&policy) else {
-            let (distribution, _) = distribution()?;
-            return Err(StepError::NoOtherSuite { package: package.clone(), distribution });
-        };
-        if !comes_from(&policy, version, suite) {
-            return Ok(None);
+    /// The names of those that will not come from the image's own suites.
+    fn elsewhere(&self, session: &mut Session, fallbacks: &[Fallback]) -> Result<Vec<String>, StepError> {
+        let mut names = Vec::new();
+        for Fallback { package, suite } in fallbacks {
+            let policy = self.policy(session, package)?;
+            let Some(version) = candidate(&policy) else {
+                let (distribution, _) = distribution()?;
+                return Err(StepError::NoOtherSuite { package: package.clone(), distribution });
+            };
+            if comes_from(&policy, version, suite) {
+                names.push(package.clone());
+            }
         }
-        let version = version.to_owned();
-        let exact = format!("{package}={version}");
-        let shown = session.capture(&self.program("apt-cache").arg("show").arg("--").arg(&exact))?;
-        let no = |what| StepError::NoPackageFact { package: package.to_owned(), what };
-        let hex = shown.lines().find_map(|line| line.strip_prefix("SHA256: ")).ok_or_else(|| no("digest"))?;
-        let digest: Digest = format!("sha256:{}", hex.trim()).parse().map_err(|_| no("digest"))?;
-        let uris = session.capture(&self.get().args(&["--print-uris", "download"]).arg(&exact))?;
-        let source = uris
-            .lines()
-            .find_map(|line| line.strip_prefix('\'')?.split_once('\''))
-            .map(|(uri, _)| uri.to_owned())
-            .ok_or_else(|| no("address"))?;
-        Ok(Some(PackageFact { name: package.to_owned(), version, digest, source }))
+        Ok(names)
     }
 
     /// Does [`crate::protocol::Action::AptSource`].
@@ -244,9 +307,25 @@ fn checked(name: &str) -> Result<&str, StepError> {
     Err(StepError::Invalid { what: "the package", value: name.to_owned(), rule: "a name of Debian's form" })
 }
 
+/// What is known about a package that comes from elsewhere; none if it is installed already.
+fn fact(name: &str, planned: &[Planned]) -> Result<Option<PackageFact>, StepError> {
+    let Some(Planned { package, uri }) = planned.iter().find(|planned| planned.package.name() == name) else {
+        return Ok(None);
+    };
+    let no_digest = || StepError::NoPackageFact { package: name.to_owned(), what: "digest" };
+    let digest = package.digest().cloned().ok_or_else(no_digest)?;
+    Ok(Some(PackageFact { name: name.to_owned(), version: package.version().to_owned(), digest, source: uri.clone() }))
+}
+
+/// Has apt take locked versions, and packages from other suites. What stands first counts where both name a package.
+fn write_preferences(locked: &[LockedPackage], borrowed: &[Fallback]) -> Result<(), StepError> {
+    let text = format!("# {}\n{}{}", crate::seal::POLICY_MARK, locked::preferences(locked), preferences(borrowed));
+    files::write_text(&format!("/{PIN_PREFERENCES}"), 0o644, &text)
+}
+
 /// Takes these packages from their suites where no other has them, and nothing else from there.
 fn preferences(fallbacks: &[Fallback]) -> String {
-    let mut text = format!("# {}\n", crate::seal::POLICY_MARK);
+    let mut text = String::new();
     for Fallback { package, suite } in fallbacks {
         for field in ["a", "n"] {
             // 500 is what the image's own suites have, and a package of no priority above 0 is not installed.

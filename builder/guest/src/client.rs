@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use labwright_core::PackageFact;
+use labwright_core::{LockedPackage, PackageFact};
 
 use crate::audit::Finding;
 use crate::frame::{self, FrameError};
@@ -15,6 +15,8 @@ use crate::seal::SealReport;
 pub struct Outcome {
     /// The packages that came from elsewhere than the base's own sources.
     pub packages: Vec<PackageFact>,
+    /// The packages that came or changed their version; see [`Report::Installed`].
+    pub installed: Vec<LockedPackage>,
     /// What sealing did.
     pub sealed: Option<SealReport>,
     /// What an audit found and did not fail of.
@@ -96,6 +98,7 @@ pub fn run_step(
                 send_file(writer, file, size, open_file)?;
             }
             Message::Report(Report::Package(fact)) => outcome.packages.push(fact),
+            Message::Report(Report::Installed(more)) => outcome.installed.extend(more),
             Message::Report(Report::Sealed(report)) => outcome.sealed = Some(report),
             Message::Report(Report::Finding(finding)) => outcome.findings.push(finding),
             Message::Report(Report::Inventory(more)) => outcome.inventory.get_or_insert_default().extend(more),

@@ -62,6 +62,14 @@ pub(crate) enum StepError {
     WrongVersion { package: String, version: String, expected: String },
     #[error("apt does not say which {what} `{package}` has")]
     NoPackageFact { package: String, what: &'static str },
+    #[error("apt says `{line}` of a package that it would fetch, which cannot be read")]
+    Uri { line: String },
+    #[error("packages cannot be installed in their locked versions: {}", first(problems))]
+    NotAsLocked { problems: Vec<String> },
+    #[error("packages cannot be installed in their locked versions together")]
+    LockedConflict { source: Box<Self> },
+    #[error("packages that are not locked would be installed: {}", first(packages))]
+    NotLocked { packages: Vec<String> },
     #[error(
         "{} would boot from `root={root}`, a name that the disk has here only; it must be a UUID, LABEL or PARTUUID",
         path.display()
@@ -75,15 +83,17 @@ pub(crate) enum StepError {
 
 /// The first findings in one line.
 fn list(findings: &[Finding]) -> String {
+    let named = findings.iter().map(|finding| format!("{} ({}, {})", finding.path, finding.what, finding.id));
+    first(&named.collect::<Vec<_>>())
+}
+
+/// The first of some things in one line.
+fn first(things: &[String]) -> String {
     /// So many are named.
     const NAMED: usize = 10;
-    let named: Vec<String> = findings
-        .iter()
-        .take(NAMED)
-        .map(|finding| format!("{} ({}, {})", finding.path, finding.what, finding.id))
-        .collect();
-    let rest = findings.len().saturating_sub(NAMED);
-    if rest > 0 { format!("{} and {rest} more", named.join(", ")) } else { named.join(", ") }
+    let rest = things.len().saturating_sub(NAMED);
+    let named = things[..things.len() - rest].join(", ");
+    if rest > 0 { format!("{named} and {rest} more") } else { named }
 }
 
 impl StepError {
@@ -109,6 +119,11 @@ impl StepError {
 
     pub(crate) fn signal(&self) -> Option<i32> {
         if let Self::Signal { signal, .. } = self.innermost() { Some(*signal) } else { None }
+    }
+
+    /// Whether packages cannot be as they are locked.
+    pub(crate) fn is_about_the_lock(&self) -> bool {
+        matches!(self, Self::NotAsLocked { .. } | Self::LockedConflict { .. } | Self::NotLocked { .. })
     }
 
     pub(crate) fn time_limit(&self) -> Option<u64> {

@@ -34,6 +34,7 @@ mod files;
 pub mod frame;
 pub mod free_space;
 pub mod inventory;
+mod locked;
 pub mod netlink;
 mod no_sync;
 pub mod program;

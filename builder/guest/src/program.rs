@@ -89,6 +89,7 @@ fn tell_failure(session: &mut Session, index: Option<usize>, error: &StepError) 
         exit_status: error.exit_status(),
         signal: error.signal(),
         time_limit_seconds: error.time_limit(),
+        not_as_locked: error.is_about_the_lock(),
         last_lines,
     }))
 }

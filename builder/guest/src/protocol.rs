@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use labwright_core::{GuestPath, NamedSecret, PackageFact};
+use labwright_core::{GuestPath, LockedPackage, NamedSecret, PackageFact};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Finding;
@@ -43,6 +43,9 @@ pub struct Request {
     /// Further options for apt, as in `-o NAME=VALUE`.
     #[serde(default)]
     pub apt_options: Vec<(String, String)>,
+    /// In which versions [`Action::AptInstall`] installs packages; none means those that apt takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked: Option<Locked>,
     /// The disk as boot loaders should see it. Without it a grub in the image asks the host's devices and fails.
     #[serde(default)]
     pub disk: Option<DiskInfo>,
@@ -67,6 +70,7 @@ impl Request {
             secrets: Vec::new(),
             environment: Vec::new(),
             apt_options: Vec::new(),
+            locked: None,
             disk: None,
             terminal: None,
             actions,
@@ -89,6 +93,28 @@ pub struct Bind {
     pub guest: GuestPath,
     /// Whether the step may only read it.
     pub read_only: bool,
+}
+
+/// Versions of packages that were installed before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Locked {
+    /// The packages.
+    pub packages: Vec<LockedPackage>,
+    /// What their versions mean now.
+    pub rule: LockRule,
+}
+
+/// What locked versions mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockRule {
+    /// They are taken where the package sources have them and the packages fit together so.
+    Prefer,
+    /// Each is installed in its version, or the step fails before anything is; more packages may come along.
+    Keep,
+    /// As [`Self::Keep`], and nothing else may come along.
+    Only,
 }
 
 /// What `grub-probe` answers while the step runs.
@@ -131,7 +157,8 @@ pub enum Action {
     },
     /// Fetches the package lists.
     AptUpdate,
-    /// Installs packages; fetches the lists first if the step has not done so.
+    /// Installs packages; fetches the lists first if the step has not done so. Reports as [`Report::Installed`] what came
+    /// or changed its version, but for `files`.
     AptInstall {
         /// Names, each with an optional `=VERSION` or `/SUITE`.
         packages: Vec<String>,
@@ -375,6 +402,8 @@ pub enum Message {
 pub enum Report {
     /// A package from elsewhere was installed.
     Package(PackageFact),
+    /// Some of the packages that an [`Action::AptInstall`] brought; those of all reports together are all.
+    Installed(Vec<LockedPackage>),
     /// The image was sealed.
     Sealed(SealReport),
     /// An audit found something.
@@ -397,6 +426,9 @@ pub struct Failure {
     /// The time limit of the request, if that was over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_limit_seconds: Option<u64>,
+    /// Whether it failed because packages cannot be as [`Request::locked`] has them.
+    #[serde(default)]
+    pub not_as_locked: bool,
     /// The last lines that the action's programs printed.
     pub last_lines: Vec<String>,
 }

@@ -11,9 +11,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::time::{Duration, Instant};
 
+use labwright_core::LockedPackage;
 use labwright_guest::client::ClientError;
 use labwright_guest::protocol::{
-    Action, Bind, Command, DiskInfo, EntryKind, Fallback, FileSystemInfo, Owner, Request, TreeEntry, User,
+    Action, Bind, Command, DiskInfo, EntryKind, Fallback, FileSystemInfo, LockRule, Locked, Owner, Request, TreeEntry,
+    User,
 };
 use world::{World, shell, world};
 
@@ -296,6 +298,27 @@ fn packages_are_installed_and_start_nothing_and_sealing_leaves_no_trace() {
     }
     let root = world.root();
     fs_err::write(root.join("tmp/stale"), "x").unwrap();
+    // What cannot be as it is locked is told before anything is installed.
+    let install = |packages: &[&str]| {
+        let packages = packages.iter().map(|&name| name.to_owned()).collect();
+        world.with_network(vec![Action::AptInstall { packages, files: vec![], fallbacks: vec![] }])
+    };
+    let locked = |rule, packages: &[&str]| {
+        let packages = packages.iter().map(|name| LockedPackage::from_entry(name, "0.1~gone").unwrap()).collect();
+        Some(Locked { packages, rule })
+    };
+    for (rule, packages, said) in [
+        (LockRule::Keep, &["cron:amd64"][..], "in their locked versions: cron 0.1~gone (the package sources have "),
+        (LockRule::Keep, &["ghost:amd64"], "in their locked versions: ghost 0.1~gone (nothing asks for it)"),
+        (LockRule::Only, &[], "packages that are not locked would be installed: adduser "),
+    ] {
+        let mut request = install(&["cron"]);
+        request.locked = locked(rule, packages);
+        let failed = failure(world.run(&request, &[]).0);
+        assert!(failed.not_as_locked && failed.reason.contains(said), "{failed:?}");
+        assert!(!root.join("usr/sbin/cron").exists() && !root.join("etc/apt/preferences.d/labwright-pin").exists());
+    }
+
     let mut request = world.with_network(vec![
         Action::AptInstall {
             packages: vec!["systemd".to_owned()],
@@ -307,6 +330,8 @@ fn packages_are_installed_and_start_nothing_and_sealing_leaves_no_trace() {
         shell("cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -E '[c]ron|[t]tyd|[s]ystemd' || echo nothing runs"),
         shell("grub-probe --target=fs_uuid /"),
     ]);
+    // A version that is gone is no obstacle where it is only preferred.
+    request.locked = locked(LockRule::Prefer, &["cron:amd64"]);
     request.disk = Some(DiskInfo {
         partition_map: "gpt".to_owned(),
         file_systems: vec![FileSystemInfo {
@@ -317,8 +342,15 @@ fn packages_are_installed_and_start_nothing_and_sealing_leaves_no_trace() {
         }],
     });
     let (result, lines) = world.run(&request, &[]);
-    let packages = result.unwrap_or_else(|error| panic!("{error:?}\n{}", lines.join("\n"))).packages;
+    let outcome = result.unwrap_or_else(|error| panic!("{error:?}\n{}", lines.join("\n")));
+    let (packages, installed) = (outcome.packages, outcome.installed);
     let [fact] = &packages[..] else { panic!("{packages:?}") };
+    let came = |name: &str| installed.iter().find(|package| package.name() == name);
+    assert_eq!(
+        came("ttyd").map(|package| (package.version(), package.digest())),
+        Some((&*fact.version, Some(&fact.digest)))
+    );
+    assert!(came("cron").is_some_and(|package| package.digest().is_some()) && came("dpkg").is_none(), "{installed:?}");
     assert_eq!(fact.name, "ttyd");
     assert!(fact.version.starts_with("1."), "{fact:?}");
     assert!(fact.source.contains("/pool/main/t/ttyd/ttyd_") && fact.source.strip_suffix(".deb").is_some(), "{fact:?}");

@@ -173,6 +173,8 @@ pub enum FailureKind {
     TimeLimit,
     /// A step did not succeed: the recipe or what it downloads is to blame.
     Step,
+    /// The packages cannot be those of the lock.
+    Lock,
     /// The base disk is not one that can be built on.
     Base,
     /// The host cannot do it.

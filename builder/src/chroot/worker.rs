@@ -415,6 +415,7 @@ pub(crate) fn write(
 pub(crate) fn guest_failure(error: &ClientError) -> Failed {
     let kind = match error {
         ClientError::Failed(failure) if failure.time_limit_seconds.is_some() => FailureKind::TimeLimit,
+        ClientError::Failed(failure) if failure.not_as_locked => FailureKind::Lock,
         ClientError::Failed(_) | ClientError::File { .. } | ClientError::FileChanged { .. } => FailureKind::Step,
         _ => FailureKind::Host,
     };
@@ -428,6 +429,9 @@ pub(crate) fn reports(outcome: Outcome) -> Result<Vec<serde_json::Value>> {
     }
     for finding in outcome.findings {
         reports.push(serde_json::to_value(protocol::Report::Finding(finding))?);
+    }
+    if !outcome.installed.is_empty() {
+        reports.push(serde_json::to_value(protocol::Report::Installed(outcome.installed))?);
     }
     if let Some(inventory) = outcome.inventory {
         reports.push(serde_json::to_value(protocol::Report::Inventory(inventory))?);

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use labwright_base_images::DiskFormat;
+use labwright_base_images::{DiskFormat, PackageLock};
+use labwright_core::LockedPackage;
 use labwright_recipes::{FileKind, Files, load};
 
 use super::*;
@@ -185,6 +186,74 @@ fn every_field_that_a_step_sees_is_in_the_key() {
     }
     fs_err::write(dir.path().join("tree/b"), "").unwrap();
     assert_ne!(plan(dir.path(), FULL).key(), key, "one more file in the tree");
+}
+
+/// What is locked decides about the packages step and all behind it, and nothing before it.
+#[test]
+fn every_part_of_what_is_locked_is_in_the_key() {
+    let dir = beside();
+    let open = plan(dir.path(), FULL);
+    let request = open.packages()[0].and_then(|packages| {
+        let mut known = packages.clone();
+        known.installed(Vec::new());
+        known.lock()
+    });
+    let request = request.unwrap().request().clone();
+    let locked = |request: &Digest, packages: &[(&str, &str)]| {
+        let packages = packages.iter().map(|(name, version)| LockedPackage::from_entry(name, version).unwrap());
+        let mut plan = plan(dir.path(), FULL);
+        plan.use_lock(0, &PackageLock::new(request.clone(), packages));
+        plan
+    };
+    let (a, b) = (format!("1 sha256:{}", "a".repeat(64)), format!("1 sha256:{}", "b".repeat(64)));
+    let usual = locked(&request, &[("git:amd64", &a)]);
+    assert_eq!(usual.keys(), locked(&request, &[("git:amd64", &a)]).keys());
+    let packages = usual.steps.iter().position(|step| step.kind == StepKind::Packages).unwrap();
+    let mut seen = vec![open, usual];
+    for (request, packages) in [
+        (&request, &[("git:amd64", b.as_str())][..]),
+        (&request, &[("git:amd64", "1")]),
+        (&request, &[("git:amd64", "2")]),
+        (&request, &[("git:i386", &a)]),
+        (&request, &[("vim:amd64", &a)]),
+        (&request, &[("git:amd64", &a), ("vim:amd64", &a)]),
+        (&request, &[]),
+        (&Digest::sha256(b"another list"), &[("git:amd64", &a)]),
+        (&Digest::sha256(b"another list"), &[("git:amd64", "2")]),
+    ] {
+        seen.push(locked(request, packages));
+    }
+    for (at, one) in seen.iter().enumerate() {
+        for other in &seen[..at] {
+            assert_eq!(one.keys()[..packages], other.keys()[..packages]);
+            for step in packages..one.steps.len() {
+                assert_ne!(one.keys()[step], other.keys()[step], "{step}");
+            }
+        }
+    }
+    // A change of what is asked for, and none of how it is asked.
+    let request_of = |text: &str| {
+        let mut packages = plan(dir.path(), text).packages()[0].cloned().unwrap();
+        packages.installed(Vec::new());
+        packages.lock().unwrap().request().clone()
+    };
+    for (from, to) in [
+        ("[git, \"vim=2:9\"]", "[git]"),
+        ("vim=2:9", "vim=2:8"),
+        ("a.example", "b.example"),
+        ("{extra: {source", "{other: {source"),
+        ("BLOCK-----\\nx\\n", "BLOCK-----\\ny\\n"),
+        ("locale: de_DE.UTF-8\n", ""),
+        ("  - {name: shell, type: terminal, user: student}\n", ""),
+    ] {
+        assert_eq!(FULL.matches(from).count(), 1, "{from}");
+        assert_ne!(request_of(&FULL.replace(from, to)), request, "{from}");
+    }
+    for (from, to) in
+        [("[git, \"vim=2:9\"]", "[\"vim=2:9\", git]"), ("Europe/Berlin", "Europe/Paris"), ("- echo one", "- echo 1")]
+    {
+        assert_eq!(request_of(&FULL.replace(from, to)), request, "{from}");
+    }
 }
 
 /// Whoever adds a field to the model comes by here and says on which side it is.

@@ -67,10 +67,10 @@ pub struct Build {
     /// A Debian kernel package for the virtual machine, instead of the one that apt has for this host
     #[arg(long, value_name = "FILE.deb")]
     pub appliance_kernel: Option<PathBuf>,
-    /// Fails if labwright.lock has nothing for the base, or something else than is there now
+    /// Fails with exit code 7 where labwright.lock would have to change: for CI
     #[arg(long, conflicts_with = "update")]
     pub locked: bool,
-    /// Takes today's base and writes it into labwright.lock
+    /// Takes today's base and versions of packages, and writes them into labwright.lock
     #[arg(long)]
     pub update: bool,
     /// How registries are talked to.
@@ -101,7 +101,7 @@ pub struct Plan {
     /// Gives a variable of the recipe another value
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
-    /// Fails if labwright.lock has nothing for the base
+    /// Fails with exit code 7 where a build would have to change labwright.lock
     #[arg(long)]
     pub locked: bool,
 }

@@ -23,7 +23,7 @@ pub(super) use look::{Looked, Missing, look, ttyd_missing};
 pub(super) use verbs::{base_image, run};
 
 /// The file beside a recipe that says what its base meant.
-const LOCK_NAME: &str = "labwright.lock";
+pub(super) const LOCK_NAME: &str = "labwright.lock";
 
 /// What a build may do with what is pinned in the lock file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,14 +74,16 @@ impl<'a> Bases<'a> {
             }
             resolved::Base::Catalogue(name) => {
                 let (path, mut lock) = lock_of(loaded)?;
+                let before = lock.clone();
                 let base = self.catalogue(find_entry(name)?, arch, &mut lock, pins)?;
-                lock.save(&path)?;
+                lock.save_pins(&path, &before)?;
                 Ok(base)
             }
             resolved::Base::Image(image) => {
                 let (path, mut lock) = lock_of(loaded)?;
+                let before = lock.clone();
                 let base = self.image(image, arch, &mut lock, pins)?;
-                lock.save(&path)?;
+                lock.save_pins(&path, &before)?;
                 Ok(base)
             }
             resolved::Base::Recipe(_) => Err(CommandError::sentence(Kind::Bug, "the base was not refused in time")),
@@ -142,7 +144,7 @@ impl<'a> Bases<'a> {
                 None => format!("{LOCK_NAME} has no digest for `{name}`"),
             };
             let hint = "`labwright base refresh` for the recipe accepts what is there now";
-            return Err(CommandError::sentence(Kind::Input, text).hint(hint));
+            return Err(CommandError::sentence(Kind::Lock, text).hint(hint));
         }
         if let Some(old) = lock.set_image(name, found.clone()) {
             self.context.ui.note(format!("`{name}` was {} and is now {}", old.short(), found.short()));
@@ -194,7 +196,7 @@ fn known_suite(suite: &str) -> Result<Suite, CommandError> {
 }
 
 /// The lock file beside a recipe, and what is in it.
-fn lock_of(loaded: &Loaded) -> Result<(PathBuf, Lock), CommandError> {
+pub(super) fn lock_of(loaded: &Loaded) -> Result<(PathBuf, Lock), CommandError> {
     let path = parent(std::path::Path::new(&loaded.file.name)).join(LOCK_NAME);
     let lock = Lock::load(&path)?;
     Ok((path, lock))

@@ -1,12 +1,13 @@
 use std::path::{Path, PathBuf};
 
-use labwright_builder::{Artifact, BuildOptions, Builder, Plan, Runner};
+use labwright_builder::{Artifact, BuildOptions, Builder, Plan, Resolve, Runner, recall};
 use labwright_core::{Arch, ImageFacts};
 use labwright_recipes::{Feature, Loaded};
 use labwright_registry::{Descriptor, Layout, artifacts, attach, container_disk, media_type, rfc3339};
 use serde::Serialize;
 
 use super::base::{self, Bases, Pins};
+use super::package_locks::PackageLocks;
 use super::terminal::Terminal;
 use super::{build_secrets, disk_cache, image, recipe_file, runner};
 use crate::args::{Build, OnError};
@@ -80,6 +81,13 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
         bases.bring_ttyd(&mut recipe, arch)?;
         plan = Plan::on(recipe, plan)?;
     }
+    let locks = PackageLocks::apply(&recipes, &mut plan, pins, context.ui)?;
+    if pins == Pins::Keep {
+        recall(&context.settings.home, &mut plan)?;
+    }
+    if pins != Pins::Locked {
+        locks.prepare(&plan)?;
+    }
 
     if args.output.is_none()
         && args.from.is_none()
@@ -106,9 +114,14 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
         terminal: terminal.as_ref().map(|terminal| terminal.path().to_owned()),
         environment: context.settings.proxies.clone(),
         runner,
+        resolve: match pins {
+            Pins::Keep => Resolve::Missing,
+            Pins::Update => Resolve::Anew,
+            Pins::Locked => Resolve::Never,
+        },
         secrets,
     };
-    let artifact = builder.build(&plan, &options, context.ui.reporter(), context.cancel)?;
+    let artifact = builder.build(plan, &options, &locks, context.ui.reporter(), context.cancel)?;
     let packed = container_disk::pack(
         &store,
         &artifact.disk,
@@ -117,7 +130,7 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
         context.ui.reporter(),
         context.cancel,
     )?;
-    describe(&store, &plan, &artifact, &packed, context)?;
+    describe(&store, &artifact, &packed, context)?;
     if let Some(output) = &args.output {
         disk_cache::copy(&artifact.disk, output)?;
         context.ui.note(format!("wrote {}", output.display()));
@@ -129,7 +142,6 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
 /// Stores with the image what is in it and how it came to be.
 fn describe(
     store: &Layout,
-    plan: &Plan,
     artifact: &Artifact,
     packed: &container_disk::Packed,
     context: &Context<'_>,
@@ -137,7 +149,7 @@ fn describe(
     let created = context.settings.created.map(rfc3339);
     let sbom = artifact.sbom(&packed.manifest.digest, created.as_deref());
     attach(store, &packed.manifest, media_type::CYCLONEDX, &sbom)?;
-    let provenance = plan.provenance(&artifact.facts, &packed.manifest.digest, created.as_deref());
+    let provenance = artifact.plan.provenance(&artifact.facts, &packed.manifest.digest, created.as_deref());
     attach(store, &packed.manifest, media_type::IN_TOTO, &provenance)?;
     Ok(())
 }

@@ -14,6 +14,7 @@ mod image;
 mod inspect;
 mod machine_dir;
 mod new;
+mod package_locks;
 mod plan;
 mod pull;
 mod push;

@@ -1,11 +1,12 @@
 use labwright_base_images::{Base, Cache, DiskFormat};
-use labwright_builder::{Forecast, Known, Plan, Reason, Size, SizeFrom, StepForecast, StepKind, forecast};
+use labwright_builder::{Forecast, Known, Plan, Reason, Size, SizeFrom, StepForecast, StepKind, forecast, recall};
 use labwright_core::{Arch, ByteSize, Digest};
 use labwright_recipes::Loaded;
 use labwright_registry::Layout;
 use serde::Serialize;
 
 use super::base::{self, Looked, Missing, Pins};
+use super::package_locks::PackageLocks;
 use super::{build, recipe_file};
 use crate::args;
 use crate::commands::Context;
@@ -98,6 +99,10 @@ pub(super) fn run(args: &args::Plan, context: &Context<'_>) -> Result<(), Comman
     let mut plan = Plan::new(recipe, arch, base)?;
     for upper in uppers {
         plan = Plan::on(upper, plan)?;
+    }
+    PackageLocks::apply(&recipes, &mut plan, pins, context.ui)?;
+    if pins != Pins::Locked && known == Known::All {
+        recall(&settings.home, &mut plan)?;
     }
     let forecast = forecast(&settings.home, &plan, known)?;
     let store = settings.store();

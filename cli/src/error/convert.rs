@@ -21,6 +21,13 @@ use super::{CommandError, Kind, Sentence};
 const NO_LEAKS: &str = "let commands keep secrets in /run/secrets and in /tmp, which is in memory while they run; what is \
                         in no file was in one that was deleted";
 
+const UPDATE: &str = "`labwright build --update` chooses versions anew and rewrites labwright.lock";
+
+const LOCKED: &str = "with --locked a build writes nothing there, and needs all that it installs to be in the file";
+
+const MEND_LOCK: &str = "take the file from version control, or finish the merge by taking either side's lines; a build without \
+                         the file locks anew";
+
 const WITH_ROOT: &str = "the chroot runner needs root: run it with sudo, or take `--runner vm`";
 
 impl From<ToolError> for CommandError {
@@ -97,9 +104,8 @@ impl From<CatalogError> for CommandError {
     fn from(error: CatalogError) -> Self {
         match error {
             CatalogError::Download(error) => error.into(),
-            error @ (CatalogError::NoArch { .. } | CatalogError::NotLocked { .. } | CatalogError::Drift { .. }) => {
-                Self::new(Kind::Input, error)
-            }
+            error @ CatalogError::NoArch { .. } => Self::new(Kind::Input, error),
+            error @ (CatalogError::NotLocked { .. } | CatalogError::Drift { .. }) => Self::new(Kind::Lock, error),
             error @ CatalogError::Signature {
                 source: SignatureError::NoTool | SignatureError::Tool(_) | SignatureError::Io(_),
                 ..
@@ -118,8 +124,11 @@ impl From<UnknownBase> for CommandError {
 impl From<LockError> for CommandError {
     fn from(error: LockError) -> Self {
         match error {
-            error @ LockError::Io { .. } => Self::new(Kind::Host, error),
-            error @ (LockError::Syntax { .. } | LockError::Version { .. }) => Self::new(Kind::Input, error),
+            error @ LockError::Io { .. } => Self::new(Kind::Host, error).hint(LOCKED),
+            error @ (LockError::Syntax { .. } | LockError::Conflict { .. }) => {
+                Self::new(Kind::Input, error).hint(MEND_LOCK)
+            }
+            error @ LockError::Version { .. } => Self::new(Kind::Input, error),
         }
     }
 }
@@ -153,10 +162,16 @@ impl From<BuildError> for CommandError {
             BuildError::Cancelled(cancelled) | BuildError::Layers(LayerError::Cancelled(cancelled)) => cancelled.into(),
             BuildError::Step { step, log, source, .. } => {
                 let late = matches!(source, SessionError::Failed { kind: FailureKind::TimeLimit, .. });
+                let gone = matches!(source, SessionError::Failed { kind: FailureKind::Lock, .. });
                 let error = Self::from_session(source, Kind::Step).of_build(text, &log);
-                if late { error.hint(raise_limit(step)) } else { error }
+                match (late, gone) {
+                    (true, _) => error.hint(raise_limit(step)),
+                    (_, true) => error.hint(UPDATE),
+                    _ => error,
+                }
             }
             BuildError::Disk { log, source } => Self::from_session(source, Kind::Host).of_build(text, &log),
+            BuildError::Lock(source) => Self { source, ..Self::sentence(Kind::Host, "") }.context(text),
             BuildError::NoSecret { .. } => Self::sentence(Kind::Usage, text),
             BuildError::Leaked { .. } => Self::sentence(Kind::Step, text).hint(NO_LEAKS),
             BuildError::Home(error) => error.into(),
@@ -196,6 +211,7 @@ impl CommandError {
             SessionError::Failed { kind, mut chain } => {
                 let kind = match kind {
                     FailureKind::Step | FailureKind::TimeLimit => Kind::Step,
+                    FailureKind::Lock => Kind::Lock,
                     FailureKind::Base => Kind::Input,
                     FailureKind::Host => Kind::Host,
                 };

@@ -162,6 +162,7 @@ fn refresh(args: &BaseRefresh, context: &Context<'_>) -> Result<(), CommandError
     let images = image::images(context, &args.registries, &base_image(&loaded.recipe.base))?;
     let bases = Bases::open(&images, context)?;
     let (path, mut lock) = lock_of(&loaded)?;
+    let before = lock.clone();
     let mut found = Refreshed::default();
     match &loaded.recipe.base {
         Wanted::Catalogue(name) => {
@@ -175,7 +176,7 @@ fn refresh(args: &BaseRefresh, context: &Context<'_>) -> Result<(), CommandError
                     found.changes.push(Change { name: name.clone(), arch: Some(arch), was, now });
                 }
             }
-            lock.save(&path)?;
+            lock.save_pins(&path, &before)?;
         }
         Wanted::Image(image) if is_pinned(image) => {
             let (name, now) =
@@ -184,7 +185,7 @@ fn refresh(args: &BaseRefresh, context: &Context<'_>) -> Result<(), CommandError
             if was.as_ref() != Some(&now) {
                 found.changes.push(Change { name, arch: None, was, now });
             }
-            lock.save(&path)?;
+            lock.save_pins(&path, &before)?;
         }
         Wanted::Bootstrap { suite, .. } => {
             for &arch in &loaded.recipe.architectures {
