@@ -152,7 +152,8 @@ pub(crate) fn root_type(disk: &DiskInfo) -> Option<String> {
     let root = disk.file_systems.iter().find(|system| system.mount.as_str() == "/")?;
     // grub has one name for all of them.
     let kind = if root.grub_fs == "ext2" { "ext4" } else { &root.grub_fs };
-    Some(format!("# {POLICY_MARK}\n: \"${{FSTYPE:={kind}}}\"\n"))
+    // "auto" is what its configuration has where nobody chose.
+    Some(format!("# {POLICY_MARK}\n[ \"${{FSTYPE:-auto}}\" != auto ] || FSTYPE={kind}\n"))
 }
 
 /// A word for the shell.
