@@ -298,7 +298,8 @@ impl<'a> Run<'a> {
         }
         request.locked = step.packages.as_ref().and_then(|packages| packages.order(self.options.frozen()));
         if step.kind == StepKind::Packages {
-            // Packages that were fetched once need not be fetched again; apt checks their digests.
+            // Packages that were fetched once need not be fetched again. apt believes a file of the right size there, so who
+            // builds strangers' recipes as root gives them this cache; the vm runner checks digests each time.
             request.binds.push(Bind {
                 host: self.apt_cache.clone(),
                 guest: "/var/cache/apt/archives".parse().expect("a constant that is a path"),
