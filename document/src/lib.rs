@@ -18,9 +18,9 @@ pub mod rules;
 pub mod schema;
 mod template;
 
-pub use decoder::{Decoder, Fields, Text, Wanted, Words, expected, listed, shown};
+pub use decoder::{Decoder, Fields, Piece, Text, Wanted, Words, expected, listed, shown};
 pub use files::{FileKind, Files, LocalPath, Want};
-pub use head::API_VERSION;
+pub use head::{API_VERSION, Identity};
 pub use node::{Key, Kind, Meaning, Node, Scalar, Style};
 pub use parse::{parse, sorted, to_json};
 pub use template::{OPEN, Templates};

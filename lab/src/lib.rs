@@ -8,9 +8,16 @@
 //! This crate never opens a file, starts a process, talks to a network or reads the environment. It knows neither
 //! recipes nor registries: what an image offers comes as [`ImageFacts`](labwright_core::ImageFacts).
 
+mod decode;
+mod load;
 mod lock;
 pub mod resolved;
+mod rules;
+mod schema;
 mod value;
 
+pub use labwright_document::{FileKind, Files};
+pub use load::{Loaded, Origin, load, to_json};
 pub use lock::{Door, LockedImage, LockedLab};
+pub use schema::schema;
 pub use value::{Part, Value};

@@ -172,7 +172,7 @@ pub struct Ready {
 impl Default for Ready {
     /// Three minutes: a machine without KVM needs two.
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(180) }
+        Self { timeout: Duration::from_mins(3) }
     }
 }
 
