@@ -17,7 +17,7 @@ mod schema;
 mod value;
 
 pub use labwright_document::{FileKind, Files};
-pub use load::{Loaded, Origin, load, to_json};
+pub use load::{ImageOffer, Loaded, Origin, is_lab, load, recipes_in, to_json};
 pub use lock::{Door, LockedImage, LockedLab};
 pub use schema::schema;
 pub use value::{Part, Value};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use labwright_core::{AccessKind, Diagnostic, Diagnostics, ImageFacts, SourceFile, Span, did_you_mean};
-use labwright_document::{Files, listed, parse, sorted};
+use labwright_core::{AccessKind, ByteSize, Diagnostic, Diagnostics, ImageFacts, SourceFile, Span, did_you_mean};
+use labwright_document::{Files, Kind, Node, listed, parse, sorted};
 
 use crate::decode::{self, Context, Decoder, ImageUse, WORDS};
 use crate::lock::{LockedImage, LockedLab};
@@ -30,6 +30,59 @@ pub struct Loaded {
     /// The text, for further messages about it.
     pub file: Arc<SourceFile>,
     uses: Vec<ImageUse>,
+}
+
+/// What a lab may want of an image: known from a built image, and before that from its recipe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageOffer {
+    /// The ways in, by name.
+    pub access: Vec<(String, AccessKind)>,
+    /// The size that the guest sees, where it is known.
+    pub virtual_size: Option<ByteSize>,
+}
+
+impl From<&ImageFacts> for ImageOffer {
+    fn from(facts: &ImageFacts) -> Self {
+        Self {
+            access: facts.access.iter().map(|access| (access.name.clone(), access.kind)).collect(),
+            virtual_size: Some(facts.virtual_size),
+        }
+    }
+}
+
+/// Whether a text is a lab, by its `kind`; `false` also where it is no document at all.
+pub fn is_lab(name: &str, text: &str) -> bool {
+    let file = SourceFile::new(name, text);
+    let kind = parse(&file, &WORDS, &mut Vec::new()).and_then(|root| scalar(&root, "kind").map(str::to_owned));
+    kind.as_deref() == Some(WORDS.kind)
+}
+
+/// The recipes that a lab names, as far as its text can be read: also where it has mistakes, so that theirs are found in
+/// the same run.
+pub fn recipes_in(name: &str, text: &str) -> Vec<String> {
+    let file = SourceFile::new(name, text);
+    let Some(root) = parse(&file, &WORDS, &mut Vec::new()) else { return Vec::new() };
+    let Some(Node { kind: Kind::Sequence(machines), .. }) = entry(&root, "machines") else { return Vec::new() };
+    let images = machines.iter().filter_map(|machine| scalar(machine, "image"));
+    let mut found: Vec<String> = Vec::new();
+    for image in images.filter(|image| image.starts_with(['.', '/'])) {
+        if !found.iter().any(|known| known == image) {
+            found.push(image.to_owned());
+        }
+    }
+    found
+}
+
+fn entry<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
+    let Kind::Mapping(entries) = &node.kind else { return None };
+    entries.iter().find(|(known, _)| known.name == key).map(|(_, node)| node)
+}
+
+fn scalar<'n>(node: &'n Node, key: &str) -> Option<&'n str> {
+    match &entry(node, key)?.kind {
+        Kind::Scalar(scalar) => Some(&scalar.value),
+        _ => None,
+    }
 }
 
 /// Reads, resolves and validates a lab.
@@ -72,11 +125,11 @@ impl Loaded {
 
     /// What is wrong between the lab and the images of its virtual machines, as far as the images are known: a machine
     /// without an entry in `images` is left out. `None` in it is an image that says nothing of itself.
-    pub fn check_images(&self, images: &BTreeMap<String, Option<ImageFacts>>) -> Diagnostics {
+    pub fn check_images(&self, images: &BTreeMap<String, Option<ImageOffer>>) -> Diagnostics {
         let mut found = Vec::new();
         for one in &self.uses {
             match images.get(&one.machine) {
-                Some(Some(facts)) => self.check_image(one, facts, &mut found),
+                Some(Some(offer)) => self.check_image(one, offer, &mut found),
                 Some(None) => found.extend(one.access.iter().map(|(name, span)| {
                     Diagnostic::error(&self.file, *span, format!("the image does not say that it offers `{name}`"))
                         .hint("Labwright did not build it; add `{name: site, type: http, port: 8080}`, `console` or `screen`")
@@ -87,16 +140,16 @@ impl Loaded {
         sorted(found)
     }
 
-    fn check_image(&self, one: &ImageUse, facts: &ImageFacts, found: &mut Vec<Diagnostic>) {
+    fn check_image(&self, one: &ImageUse, offer: &ImageOffer, found: &mut Vec<Diagnostic>) {
         let mut behind_door = None;
         for (name, span) in &one.access {
-            match facts.access.iter().find(|access| access.name == *name) {
-                Some(access) if access.kind != AccessKind::Http => behind_door = behind_door.or(Some((name, *span))),
+            match offer.access.iter().find(|(offered, _)| offered == name) {
+                Some((_, kind)) if *kind != AccessKind::Http => behind_door = behind_door.or(Some((name, *span))),
                 Some(_) => {}
                 None => {
                     let message = format!("the image of `{}` offers no access `{name}`", one.machine);
                     let diagnostic = Diagnostic::error(&self.file, *span, message);
-                    let names: Vec<&str> = facts.access.iter().map(|access| access.name.as_str()).collect();
+                    let names: Vec<&str> = offer.access.iter().map(|(name, _)| name.as_str()).collect();
                     found.push(match did_you_mean(name, names.iter().copied()) {
                         Some(meant) => diagnostic.hint(format!("did you mean `{meant}`?")),
                         None if names.is_empty() => diagnostic.hint("its recipe has no `access`"),
@@ -115,9 +168,10 @@ impl Loaded {
             ));
         }
         if let (Some(span), Some(size)) = (one.size, vm.settings.storage.as_ref().and_then(|storage| storage.size))
-            && size < facts.virtual_size
+            && let Some(needed) = offer.virtual_size
+            && size < needed
         {
-            let message = format!("{size} is too small for this image's disk of {}", facts.virtual_size);
+            let message = format!("{size} is too small for this image's disk of {needed}");
             found.push(
                 Diagnostic::error(&self.file, span, message).hint("leave `size` out to take what the image needs"),
             );
@@ -130,7 +184,8 @@ impl Loaded {
     ///
     /// If `images` lacks a machine of the lab.
     pub fn lock(self, images: BTreeMap<String, LockedImage>) -> Result<LockedLab, Diagnostics> {
-        let facts = images.iter().map(|(name, image)| (name.clone(), image.facts.clone())).collect();
+        let facts =
+            images.iter().map(|(name, image)| (name.clone(), image.facts.as_ref().map(ImageOffer::from))).collect();
         let found = self.check_images(&facts);
         if found.has_errors() {
             return Err(found);

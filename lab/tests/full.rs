@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, ImageFacts};
-use labwright_lab::{LockedImage, Origin, load, schema, to_json};
+use labwright_lab::{ImageOffer, LockedImage, Origin, is_lab, load, recipes_in, schema, to_json};
 use support::{Disk, full, here, load_text};
 
 fn facts(access: &[(&str, AccessKind)]) -> ImageFacts {
@@ -122,7 +122,8 @@ fn what_the_image_lacks_is_said_at_its_place() {
     let text = full().replace("password: \"${{ secrets.student_password }}\"\n", "\n");
     let text = text.replace("storage: {size: 20Gi, class: fast}", "storage: {size: 2Gi}");
     let loaded = load_text(&text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    let known = |facts| BTreeMap::from([("attacker".to_owned(), facts)]);
+    let known =
+        |facts: Option<ImageFacts>| BTreeMap::from([("attacker".to_owned(), facts.as_ref().map(ImageOffer::from))]);
     insta::assert_snapshot!(
         "image-offers-less",
         loaded.check_images(&known(Some(facts(&[("shel", AccessKind::Terminal)]))))
@@ -152,4 +153,14 @@ fn the_published_schema_is_this_one() {
         "docs/schemas/lab.schema.json is not what the code says; write it anew with\n\
          cargo run -p labwright-lab --example schema > docs/schemas/lab.schema.json"
     );
+}
+
+#[test]
+fn a_lab_is_told_from_a_recipe() {
+    assert!(is_lab("lab.yaml", &full()));
+    for other in ["kind: Recipe\n", "", "[", "- kind: Lab\n"] {
+        assert!(!is_lab("lab.yaml", other), "{other}");
+    }
+    let broken = "kind: Lab\nmachines:\n  - {image: ./a}\n  - {image: registry.example/x}\n  - {image: ../b, name: X}\n  - {image: ./a}\n";
+    assert_eq!(recipes_in("lab.yaml", broken), ["./a", "../b"]);
 }
