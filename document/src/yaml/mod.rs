@@ -2,7 +2,7 @@
 //!
 //! A [`Map`] keeps its keys in the order in which they were put, because what a person expects first (`apiVersion`,
 //! `kind`, `name`) is not first in the alphabet. [`write()`] makes the text: plain scalars where YAML 1.1 and YAML 1.2
-//! readers agree on what they are, double quotes elsewhere, block literals for texts of several lines.
+//! readers agree on what they are, quotes elsewhere, block literals for texts of several lines.
 
 mod scalar;
 #[cfg(test)]

@@ -10,7 +10,18 @@ const UNITS: [&str; 6] = ["Ki", "Mi", "Gi", "Ti", "m", "s"];
 
 /// The text as a scalar on one line.
 pub(super) fn scalar(text: &str) -> String {
-    if is_plain(text) { text.to_owned() } else { quoted(text) }
+    if is_plain(text) {
+        text.to_owned()
+    } else if reads_better_in_single_quotes(text) {
+        format!("'{text}'")
+    } else {
+        quoted(text)
+    }
+}
+
+/// Whether double quotes would need escapes and single ones none: JSON in a text, say.
+fn reads_better_in_single_quotes(text: &str) -> bool {
+    text.contains(['"', '\\']) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'\'')
 }
 
 /// Whether every reader takes the bare text for this very text, wherever it stands in block style.

@@ -200,12 +200,14 @@ fn reads_well() {
     let document = Map::new()
         .with("kind", "Pod")
         .with("version", "1.10")
+        .with("json", "[{\"a\": 1}]")
         .with("spec", Map::new().with("shared", false).with("containers", [container]))
         .with("script", "#!/bin/sh\necho \"hello\"\n");
     assert_eq!(
         write(&document),
         r#"kind: Pod
 version: "1.10"
+json: '[{"a": 1}]'
 spec:
   shared: false
   containers:
