@@ -1,8 +1,9 @@
+use ipnet::Ipv4Net;
 use labwright_core::{AccessKind, Arch};
 use labwright_document::yaml::Map;
 
 use super::Options;
-use crate::resolved::{Lab, Machine, Network};
+use crate::resolved::{Lab, Machine};
 use crate::{Door, LockedLab};
 
 /// The prefix of our own labels and annotations. Everything that has a word in Kubernetes' recommended labels
@@ -23,6 +24,16 @@ pub(super) struct Doors<'a> {
     pub(super) ports: Vec<u16>,
     /// The front door's port, if there is one.
     pub(super) front_door: Option<u16>,
+}
+
+/// A machine's place in a network of its own.
+pub(super) struct Attached<'a> {
+    /// The network's name in the lab.
+    pub(super) network: &'a str,
+    /// `[NAMESPACE/]NAME` of its NetworkAttachmentDefinition.
+    pub(super) attachment: &'a str,
+    /// The machine's address with the length of the network's prefix; without one it asks DHCP.
+    pub(super) address: Option<Ipv4Net>,
 }
 
 /// A key of ours.
@@ -88,17 +99,18 @@ impl<'a> Context<'a> {
             .fold(labels, |labels, interface| labels.with(network_label(&interface.network), "member"))
     }
 
-    /// The networks of a machine that are of their own, in the machine's order, with the machine's interface there.
-    pub(super) fn attached(&self, machine: &'a Machine) -> Vec<(&'a crate::resolved::Interface, &'a Network, &'a str)> {
+    /// The networks of a machine that are of their own, in the machine's order.
+    pub(super) fn attached(&self, machine: &'a Machine) -> Vec<Attached<'a>> {
         let lab = self.lab();
-        machine
-            .interfaces
-            .iter()
-            .filter_map(|interface| {
-                let network = lab.network(&interface.network)?;
-                Some((interface, network, network.attachment.as_deref()?))
-            })
-            .collect()
+        let attached = machine.interfaces.iter().filter_map(|interface| {
+            let network = lab.network(&interface.network)?;
+            let address = interface
+                .address
+                .zip(network.cidr)
+                .and_then(|(address, range)| Ipv4Net::new(address, range.prefix_len()).ok());
+            Some(Attached { network: &network.name, attachment: network.attachment.as_deref()?, address })
+        });
+        attached.collect()
     }
 
     /// The architecture of a machine's image, where it is for one only.

@@ -32,16 +32,10 @@ impl Interfaces {
         let attached: Vec<Attached> = context
             .attached(machine)
             .into_iter()
-            .map(|(interface, network, attachment)| Attached {
-                name: network.name.clone(),
-                attachment: attachment.to_owned(),
-                card: Card {
-                    mac: mac(&network.name),
-                    address: interface
-                        .address
-                        .zip(network.cidr)
-                        .map(|(address, range)| format!("{address}/{}", range.prefix_len())),
-                },
+            .map(|attached| Attached {
+                name: attached.network.to_owned(),
+                attachment: attached.attachment.to_owned(),
+                card: Card { mac: mac(attached.network), address: attached.address.map(|address| address.to_string()) },
             })
             .collect();
         // A space is in no network's name, so no network has this card's address.

@@ -1,8 +1,12 @@
+use std::fmt;
+
 use labwright_document::yaml::{Map, Yaml};
 use serde::{Serialize, Serializer};
 
 /// A Kubernetes object, and why it is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// `Debug` shows which one it is and not what is in it, which may be a secret.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Object {
     why: &'static str,
     body: Map,
@@ -50,6 +54,12 @@ impl Object {
     fn text(&self, path: &[&str]) -> &str {
         let (first, rest) = path.split_first().expect("a path has a key");
         self.body.get(first).and_then(|value| value.at(rest)).and_then(Yaml::as_str).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Object").field("kind", &self.kind()).field("name", &self.name()).finish_non_exhaustive()
     }
 }
 

@@ -44,8 +44,37 @@ pub(super) fn pod(context: Context<'_>, machine: &Machine, container: &Container
         .with_some("imagePullSecrets", options.pull_secret.as_ref().map(|name| vec![Map::new().with("name", name)]))
         .with("securityContext", Map::new().with("seccompProfile", Map::new().with("type", "RuntimeDefault")))
         .with("containers", [container]);
-    let metadata = context.metadata(&machine.name).with("labels", context.pod_labels(machine));
+    let annotations = Map::new().with_some("k8s.v1.cni.cncf.io/networks", attachments(context, machine));
+    let metadata = context
+        .metadata(&machine.name)
+        .with("labels", context.pod_labels(machine))
+        .with_filled("annotations", annotations);
     Object::new("v1", "Pod", metadata, "A machine that is a container, from its image as it is.").with("spec", spec)
+}
+
+/// The networks of its own that the container is on, as Multus reads them.
+///
+/// Source: Network Plumbing Working Group, "Kubernetes Network Custom Resource Definition De-facto Standard", 4.1.2.
+fn attachments(context: Context<'_>, machine: &Machine) -> Option<String> {
+    let networks: Vec<serde_json::Value> = context
+        .attached(machine)
+        .into_iter()
+        .map(|attached| {
+            let (namespace, name) = match attached.attachment.split_once('/') {
+                Some((namespace, name)) => (Some(namespace), name),
+                None => (None, attached.attachment),
+            };
+            let mut selection = serde_json::json!({"name": name});
+            if let Some(namespace) = namespace {
+                selection["namespace"] = namespace.into();
+            }
+            if let Some(address) = attached.address {
+                selection["ips"] = serde_json::json!([address.to_string()]);
+            }
+            selection
+        })
+        .collect();
+    (!networks.is_empty()).then(|| serde_json::Value::Array(networks).to_string())
 }
 
 /// What keeps a container from getting more rights than it begins with, and lets images run that expect root.

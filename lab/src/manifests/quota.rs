@@ -5,8 +5,7 @@ use labwright_document::yaml::Map;
 
 use super::context::Context;
 use super::object::Object;
-use super::volumes;
-use super::{ServiceKind, volumes::Claims};
+use super::{ServiceKind, volumes};
 use crate::resolved::Machine;
 
 const MIB: u64 = 1 << 20;
@@ -25,19 +24,28 @@ const GUEST_PER_PAGE_TABLE: u64 = 512;
 
 pub(super) fn quota(context: Context<'_>) -> Object {
     let lab = context.lab();
-    let vms: Vec<&Machine> = lab.machines.iter().filter(|machine| machine.vm().is_some()).collect();
+    let vms = lab.machines.iter().filter(|machine| machine.vm().is_some()).count();
     let claims = volumes::claims(context);
+    let doors = context.doors();
+    let ports = doors.iter().map(|doors| doors.ports.len()).sum();
+    let (load_balancers, node_ports) = match context.options.service {
+        ServiceKind::ClusterIp => (0, 0),
+        ServiceKind::NodePort { .. } => (0, ports),
+        ServiceKind::LoadBalancer { .. } => (doors.len(), ports),
+    };
     // Room for one migration, or for one machine that starts anew while its old pod still ends; and for the imports.
-    let pods = lab.machines.len() + usize::from(!vms.is_empty()) + claims.imports;
-    let hard = sizes(context, &vms)
+    let pods = lab.machines.len() + usize::from(vms > 0) + claims.imports;
+    // A claim of the operator's has a size that is not known here.
+    let storage = (claims.imports > 0 && claims.others == 0).then(|| claims.storage.to_string());
+    let hard = sizes(context)
         .with("pods", pods.to_string())
-        .with("services", (lab.machines.len() + context.doors().len()).to_string())
-        .with("services.loadbalancers", exposed(context, false).to_string())
-        .with("services.nodeports", exposed(context, true).to_string())
+        .with("services", (lab.machines.len() + doors.len()).to_string())
+        .with("services.loadbalancers", load_balancers.to_string())
+        .with("services.nodeports", node_ports.to_string())
         .with("persistentvolumeclaims", claims.count().to_string())
-        .with_some("requests.storage", storage(&claims))
-        .with("count/virtualmachines.kubevirt.io", vms.len().to_string())
-        .with("count/virtualmachineinstances.kubevirt.io", vms.len().to_string());
+        .with_some("requests.storage", storage)
+        .with("count/virtualmachines.kubevirt.io", vms.to_string())
+        .with("count/virtualmachineinstances.kubevirt.io", vms.to_string());
     Object::new(
         "v1",
         "ResourceQuota",
@@ -48,46 +56,37 @@ pub(super) fn quota(context: Context<'_>) -> Object {
     .with("spec", Map::new().with("hard", hard))
 }
 
-/// CPU and memory, unless an instancetype says them in the cluster.
-fn sizes(context: Context<'_>, vms: &[&Machine]) -> Map {
-    let mut needs = Vec::new();
-    for machine in &context.lab().machines {
-        match (machine.vm(), machine.resources) {
-            (Some(vm), _) if vm.settings.instancetype.is_some() => return Map::new(),
-            (Some(_), resources) => {
-                let resources = resources.unwrap_or_default();
-                let cpus = u64::from(resources.cpus);
-                let guest = resources.memory.bytes();
-                let overhead = FIXED_OVERHEAD + cpus * OVERHEAD_PER_CPU + guest / GUEST_PER_PAGE_TABLE;
-                needs.push((cpus, guest + overhead, true));
-            }
-            (None, resources) => {
-                let resources = resources.unwrap_or_default();
-                needs.push((resources.cpus.into(), resources.memory.bytes(), false));
-            }
-        }
-    }
-    let spare =
-        |need: fn(&(u64, u64, bool)) -> u64| needs.iter().filter(|(_, _, vm)| *vm).map(need).max().unwrap_or_default();
-    let cpus: u64 = needs.iter().map(|need| need.0).sum::<u64>() + spare(|need| need.0);
-    let memory: u64 = needs.iter().map(|need| need.1).sum::<u64>() + spare(|need| need.1);
-    debug_assert!(vms.len() <= needs.len(), "every machine has needs");
-    let memory = memory.next_multiple_of(64 * MIB);
-    Map::new().with("requests.cpu", cpus.to_string()).with("requests.memory", ByteSize::from_bytes(memory).to_string())
+/// CPU and memory, unless an instancetype in the cluster says those of a machine.
+fn sizes(context: Context<'_>) -> Map {
+    let machines = &context.lab().machines;
+    let Some(needs) = machines.iter().map(need).collect::<Option<Vec<Need>>>() else { return Map::new() };
+    let spare = |of: fn(&Need) -> u64| needs.iter().filter(|need| need.vm).map(of).max().unwrap_or_default();
+    let with_spare = |of: fn(&Need) -> u64| needs.iter().map(of).sum::<u64>() + spare(of);
+    let memory = with_spare(|need| need.memory).next_multiple_of(64 * MIB);
+    Map::new()
+        .with("requests.cpu", with_spare(|need| need.cpus).to_string())
+        .with("requests.memory", ByteSize::from_bytes(memory).to_string())
 }
 
-/// Storage, where all of it is ours.
-fn storage(claims: &Claims) -> Option<String> {
-    (claims.imports > 0 && claims.others == 0).then(|| claims.storage.to_string())
+/// What a machine's pod asks for.
+struct Need {
+    /// As many as KubeVirt asks for if it overcommits none; it asks for a tenth as a rule.
+    cpus: u64,
+    /// In bytes.
+    memory: u64,
+    vm: bool,
 }
 
-/// How many ports are open on nodes, or how many load balancers there are.
-fn exposed(context: Context<'_>, node_ports: bool) -> usize {
-    let doors = context.doors();
-    let ports = doors.iter().map(|doors| doors.ports.len()).sum();
-    match (&context.options.service, node_ports) {
-        (ServiceKind::ClusterIp, _) | (ServiceKind::NodePort { .. }, false) => 0,
-        (ServiceKind::NodePort { .. } | ServiceKind::LoadBalancer { .. }, true) => ports,
-        (ServiceKind::LoadBalancer { .. }, false) => doors.len(),
+fn need(machine: &Machine) -> Option<Need> {
+    let vm = machine.vm();
+    if vm.is_some_and(|vm| vm.settings.instancetype.is_some()) {
+        return None;
     }
+    let resources = machine.resources.unwrap_or_default();
+    let (cpus, guest) = (u64::from(resources.cpus), resources.memory.bytes());
+    let overhead = match vm {
+        Some(_) => FIXED_OVERHEAD + cpus * OVERHEAD_PER_CPU + guest / GUEST_PER_PAGE_TABLE,
+        None => 0,
+    };
+    Some(Need { cpus, memory: guest + overhead, vm: vm.is_some() })
 }

@@ -17,6 +17,8 @@ pub struct Address {
     pub port: u16,
     /// The host name, if there are routes.
     pub host: String,
+    /// Whether the front door is there, which asks for a credential; what else a machine serves is the lab's own affair.
+    pub guarded: bool,
     /// Whether the router speaks HTTPS there. A Gateway's listeners are not known here, and are taken for HTTPS.
     pub https: bool,
 }
@@ -31,18 +33,19 @@ fn named(context: Context<'_>, routes: &Routes) -> Vec<(String, Address)> {
     };
     let doors = context.doors();
     // All machines' own names first: another's port must not take one.
-    let first = doors.iter().map(|doors| (doors.machine, doors.ports[0], doors.machine.name.clone()));
+    let first = doors.iter().map(|doors| (doors, doors.ports[0], doors.machine.name.clone()));
     let others = doors.iter().flat_map(|doors| {
-        doors.ports[1..].iter().map(|port| (doors.machine, *port, format!("{}-{port}", doors.machine.name)))
+        doors.ports[1..].iter().map(move |port| (doors, *port, format!("{}-{port}", doors.machine.name)))
     });
     let mut taken = BTreeSet::new();
     let mut named: Vec<(String, Address)> = first
         .chain(others)
-        .map(|(machine, port, name)| {
+        .map(|(doors, port, name)| {
             let name = free_name(&name, |name| taken.contains(name));
             taken.insert(name.clone());
             let host = format!("{name}-{}", routes.host);
-            (name, Address { machine: machine.name.clone(), port, host, https })
+            let guarded = doors.front_door == Some(port);
+            (name, Address { machine: doors.machine.name.clone(), port, host, guarded, https })
         })
         .collect();
     // In the order of the lab, which the sort keeps within a machine.

@@ -64,10 +64,10 @@ fn virtual_machine(context: Context<'_>, machine: &Machine, vm: &Vm, warnings: &
 
 fn container(context: Context<'_>, machine: &Machine, warnings: &mut Vec<String>) {
     let name = &machine.name;
-    for (_, network, _) in context.attached(machine) {
+    for attached in context.attached(machine).iter().filter(|attached| attached.address.is_some()) {
         warnings.push(format!(
-            "machine `{name}`: a container has no card of its own on the network `{}`, only its name on the pod network",
-            network.name
+            "machine `{name}`: its address on the network `{}` needs an attachment that declares the capability `ips`",
+            attached.network
         ));
     }
     if context.options.pod_security == PodSecurity::Restricted {
@@ -79,7 +79,7 @@ fn any_machine(context: Context<'_>, machine: &Machine, warnings: &mut Vec<Strin
     let name = &machine.name;
     for interface in &machine.interfaces {
         let Some(network) = context.lab().network(&interface.network) else { continue };
-        let attached = network.attachment.is_some() && machine.vm().is_some();
+        let attached = network.attachment.is_some();
         match interface.address {
             Some(address) if !attached => warnings.push(format!(
                 "machine `{name}`: on the network `{}` it has a name and not the address {address}: addresses need an \
@@ -87,7 +87,7 @@ fn any_machine(context: Context<'_>, machine: &Machine, warnings: &mut Vec<Strin
                 network.name
             )),
             None if attached => warnings.push(format!(
-                "machine `{name}`: on the network `{}` it asks DHCP, which the attachment must answer",
+                "machine `{name}`: on the network `{}` it has the address that the attachment gives",
                 network.name
             )),
             _ => {}
@@ -136,7 +136,13 @@ fn session(context: Context<'_>, warnings: &mut Vec<String>) {
     if let Router::Ingress { tls: Tls::Off, .. } | Router::Traefik { tls: Tls::Off, .. } = routes.router {
         warnings.push("without TLS, passwords of the front doors travel in clear".to_owned());
     }
-    for address in routes::addresses(context) {
+    let addresses = routes::addresses(context);
+    let open: Vec<String> =
+        addresses.iter().filter(|address| !address.guarded).map(|address| address.host.clone()).collect();
+    if !open.is_empty() {
+        warnings.push(format!("no password of ours is in front of {}", open.join(", ")));
+    }
+    for address in addresses {
         let label = address.host.split('.').next().unwrap_or_default();
         // A placeholder's length says nothing.
         if label.len() > LONGEST_LABEL && !label.contains(['$', '{']) {

@@ -112,17 +112,18 @@ fn secrets_with_placeholders() {
 fn each_port_has_a_host_name_of_its_own() {
     let found: Vec<String> = addresses(&everything(), &gateway())
         .into_iter()
-        .map(|address| format!("{} {} {} {}", address.machine, address.port, address.host, address.https))
+        .map(|address| format!("{} {} {} {}", address.machine, address.port, address.host, address.guarded))
         .collect();
     assert_eq!(
         found,
         [
             "attacker 8080 attacker-alice.labs.example.org true",
-            "attacker 3000 attacker-3000-alice.labs.example.org true",
-            "target 8080 target-alice.labs.example.org true",
-            "target 9090 target-9090-alice.labs.example.org true",
+            "attacker 3000 attacker-3000-alice.labs.example.org false",
+            "target 8080 target-alice.labs.example.org false",
+            "target 9090 target-9090-alice.labs.example.org false",
         ]
     );
+    assert!(addresses(&everything(), &gateway()).iter().all(|address| address.https));
     assert!(addresses(&everything(), &traefik()).iter().all(|address| !address.https));
     assert_eq!(addresses(&everything(), &Options::new(KubevirtVersion::V1_9, "x")), []);
 }

@@ -18,6 +18,16 @@ pub(super) fn check(pod: &Value, objects: &[Value], say: &mut impl FnMut(String)
             say(format!("`{off}` is on"));
         }
     }
+    // Multus reads it as JSON: what it cannot read, it refuses to start.
+    let networks = &pod["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"];
+    if !networks.is_null() {
+        let selections: Vec<Value> = serde_json::from_str(text(networks)).unwrap_or_default();
+        let address = |address: &Value| text(address).parse::<ipnet::IpNet>().is_ok();
+        let good = |one: &Value| is_label(text(&one["name"])) && items(&one["ips"]).iter().all(address);
+        if selections.is_empty() || !selections.iter().all(good) {
+            say(format!("networks {networks}"));
+        }
+    }
     let [container] = items(&spec["containers"]) else {
         say("is one container".to_owned());
         return;
