@@ -11,6 +11,7 @@
 mod decode;
 mod load;
 mod lock;
+pub mod manifests;
 pub mod resolved;
 mod rules;
 mod schema;
