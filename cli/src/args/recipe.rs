@@ -7,20 +7,42 @@ use super::Registries;
 
 /// Arguments of `new`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: labwright new web-shell && labwright build web-shell")]
+#[command(after_help = "\
+Examples:
+  labwright new web-shell && labwright check web-shell
+  labwright new scan --template network
+  labwright new tools --template recipe      # one image, no lab")]
 pub struct New {
-    /// Name of the recipe and of the directory to make: lower-case letters, digits and dashes
+    /// Name of the lab or recipe and of the directory to make: lower-case letters, digits and dashes
     pub name: String,
+    /// What to begin with
+    #[arg(long, value_enum, default_value_t, value_name = "TEMPLATE")]
+    pub template: Template,
+}
+
+/// What `new` can write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Template {
+    /// A lab of one machine with a terminal
+    #[default]
+    Terminal,
+    /// A lab of two machines on a network
+    Network,
+    /// A recipe without a lab
+    Recipe,
 }
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: labwright check recipes/library/debian-terminal")]
+#[command(after_help = "\
+Examples:
+  labwright check recipes/library/debian-terminal
+  labwright check --format json web-shell      # a lab and all of its recipes")]
 pub struct Check {
-    /// A recipe, or the directory that holds one
+    /// A recipe or a lab, or the directory that holds one
     #[arg(default_value = ".", value_name = "PATH")]
     pub path: PathBuf,
-    /// Gives a variable of the recipe another value
+    /// Gives a variable of the recipe or lab another value
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
 }
@@ -173,6 +195,8 @@ pub struct Schema {
 pub enum SchemaKind {
     /// A recipe
     Recipe,
+    /// A lab
+    Lab,
 }
 
 /// Splits `NAME=VALUE`; the value may hold further equals signs.

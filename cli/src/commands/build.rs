@@ -52,7 +52,7 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
     };
     let recipes = recipe_file::load_chain(&args.path, &args.set)?;
     for loaded in &recipes {
-        super::show_warnings(loaded, context);
+        super::show_warnings(&loaded.warnings, context);
         refuse(loaded)?;
     }
     let mut wanted: Vec<String> = Vec::new();

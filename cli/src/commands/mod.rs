@@ -9,9 +9,11 @@ mod completions;
 mod copy;
 mod disk_cache;
 mod doctor;
+mod documents;
 mod gc;
 mod image;
 mod inspect;
+mod lab_file;
 mod machine_dir;
 mod new;
 mod package_locks;
@@ -24,8 +26,7 @@ mod runner;
 mod schema;
 mod terminal;
 
-use labwright_core::{Cancel, Severity};
-use labwright_recipes::Loaded;
+use labwright_core::{Cancel, Diagnostics, Severity};
 use tokio::runtime::Runtime;
 
 use crate::args::Command;
@@ -67,9 +68,9 @@ pub fn dispatch(command: Command, context: &Context<'_>) -> Result<(), CommandEr
     }
 }
 
-/// Shows what works in a recipe and is likely not meant.
-fn show_warnings(loaded: &Loaded, context: &Context<'_>) {
-    for warning in loaded.warnings.0.iter().filter(|found| found.severity == Severity::Warning) {
+/// Shows what works in a recipe or lab and is likely not meant.
+fn show_warnings(warnings: &Diagnostics, context: &Context<'_>) {
+    for warning in warnings.0.iter().filter(|found| found.severity == Severity::Warning) {
         context.ui.diagnostic(warning);
     }
 }
