@@ -8,6 +8,7 @@
 //! This crate never opens a file, starts a process, talks to a network or reads the environment. It knows neither
 //! recipes nor registries: what an image offers comes as [`ImageFacts`](labwright_core::ImageFacts).
 
+pub mod bundle;
 mod decode;
 mod load;
 mod lock;

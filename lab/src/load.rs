@@ -88,7 +88,8 @@ fn scalar<'n>(node: &'n Node, key: &str) -> Option<&'n str> {
 /// Reads, resolves and validates a lab.
 ///
 /// `name` is what messages call the file, `dir` the directory that its paths are relative to, and `overrides` the
-/// values of variables that take the place of their defaults.
+/// values of variables that take the place of their defaults. `offers` is what recipes offer, by their path as the lab
+/// writes it; what is not in it is not checked.
 ///
 /// The error holds all mistakes of the file, and its warnings, in file order.
 pub fn load(
@@ -97,6 +98,7 @@ pub fn load(
     (dir, files): (&Path, &dyn Files),
     overrides: &BTreeMap<String, String>,
     origin: Origin,
+    offers: &BTreeMap<String, ImageOffer>,
 ) -> Result<Loaded, Diagnostics> {
     let file = SourceFile::new(name, text);
     let mut found = Vec::new();
@@ -105,7 +107,13 @@ pub fn load(
     let mut decoder = Decoder::new(&file, (dir, files), found, WORDS, context);
     let lab = decode::lab(&mut decoder, &root, overrides);
     let uses = decoder.context.uses;
-    let found = sorted(decoder.found);
+    let mut found = decoder.found;
+    for one in &uses {
+        if let Some(offer) = one.recipe.as_ref().and_then(|recipe| offers.get(recipe)) {
+            check_image(&file, one, Some(offer), &mut found);
+        }
+    }
+    let found = sorted(found);
     match lab {
         Some(lab) if !found.has_errors() => Ok(Loaded { lab, warnings: found, file, uses }),
         _ => Err(found),
@@ -128,54 +136,11 @@ impl Loaded {
     pub fn check_images(&self, images: &BTreeMap<String, Option<ImageOffer>>) -> Diagnostics {
         let mut found = Vec::new();
         for one in &self.uses {
-            match images.get(&one.machine) {
-                Some(Some(offer)) => self.check_image(one, offer, &mut found),
-                Some(None) => found.extend(one.access.iter().map(|(name, span)| {
-                    Diagnostic::error(&self.file, *span, format!("the image does not say that it offers `{name}`"))
-                        .hint("Labwright did not build it; add `{name: site, type: http, port: 8080}`, `console` or `screen`")
-                })),
-                None => {}
+            if let Some(offer) = images.get(&one.machine) {
+                check_image(&self.file, one, offer.as_ref(), &mut found);
             }
         }
         sorted(found)
-    }
-
-    fn check_image(&self, one: &ImageUse, offer: &ImageOffer, found: &mut Vec<Diagnostic>) {
-        let mut behind_door = None;
-        for (name, span) in &one.access {
-            match offer.access.iter().find(|(offered, _)| offered == name) {
-                Some((_, kind)) if *kind != AccessKind::Http => behind_door = behind_door.or(Some((name, *span))),
-                Some(_) => {}
-                None => {
-                    let message = format!("the image of `{}` offers no access `{name}`", one.machine);
-                    let diagnostic = Diagnostic::error(&self.file, *span, message);
-                    let names: Vec<&str> = offer.access.iter().map(|(name, _)| name.as_str()).collect();
-                    found.push(match did_you_mean(name, names.iter().copied()) {
-                        Some(meant) => diagnostic.hint(format!("did you mean `{meant}`?")),
-                        None if names.is_empty() => diagnostic.hint("its recipe has no `access`"),
-                        None => diagnostic.hint(format!("it offers {}", listed(&names))),
-                    });
-                }
-            }
-        }
-        let Some(vm) = self.lab.machine(&one.machine).and_then(|machine| machine.vm()) else { return };
-        if let Some((name, span)) = behind_door
-            && !vm.users.iter().any(|user| user.password.is_some())
-        {
-            let message = format!("nobody could open `{name}`: the session gives no user of this machine a password");
-            found.push(Diagnostic::error(&self.file, span, message).hint(
-                "add `users: [{name: student, password: \"${{ secrets.student_password }}\"}]`; these open the machine's front door",
-            ));
-        }
-        if let (Some(span), Some(size)) = (one.size, vm.settings.storage.as_ref().and_then(|storage| storage.size))
-            && let Some(needed) = offer.virtual_size
-            && size < needed
-        {
-            let message = format!("{size} is too small for this image's disk of {needed}");
-            found.push(
-                Diagnostic::error(&self.file, span, message).hint("leave `size` out to take what the image needs"),
-            );
-        }
     }
 
     /// The lab with its images, one for each machine; or what is wrong between the two.
@@ -199,5 +164,45 @@ impl Loaded {
     /// Whether a machine of this name is a container.
     pub fn is_container(&self, machine: &str) -> bool {
         self.lab.machine(machine).is_some_and(|machine| matches!(machine.kind, MachineKind::Container(_)))
+    }
+}
+
+/// What a machine wants and its image does not offer; `None` is an image that says nothing of itself.
+fn check_image(file: &Arc<SourceFile>, one: &ImageUse, offer: Option<&ImageOffer>, found: &mut Vec<Diagnostic>) {
+    let Some(offer) = offer else {
+        found.extend(one.access.iter().map(|(name, span)| {
+            Diagnostic::error(file, *span, format!("the image does not say that it offers `{name}`"))
+                .hint("Labwright did not build it; add `{name: site, type: http, port: 8080}`, `console` or `screen`")
+        }));
+        return;
+    };
+    let mut behind_door = None;
+    for (name, span) in &one.access {
+        match offer.access.iter().find(|(offered, _)| offered == name) {
+            Some((_, kind)) if *kind != AccessKind::Http => behind_door = behind_door.or(Some((name, *span))),
+            Some(_) => {}
+            None => {
+                let message = format!("the image of `{}` offers no access `{name}`", one.machine);
+                let diagnostic = Diagnostic::error(file, *span, message);
+                let names: Vec<&str> = offer.access.iter().map(|(name, _)| name.as_str()).collect();
+                found.push(match did_you_mean(name, names.iter().copied()) {
+                    Some(meant) => diagnostic.hint(format!("did you mean `{meant}`?")),
+                    None if names.is_empty() => diagnostic.hint("its recipe has no `access`"),
+                    None => diagnostic.hint(format!("it offers {}", listed(&names))),
+                });
+            }
+        }
+    }
+    if let Some((name, span)) = behind_door.filter(|_| !one.has_password) {
+        let message = format!("nobody could open `{name}`: the session gives no user of this machine a password");
+        found.push(Diagnostic::error(file, span, message).hint(
+            "add `users: [{name: student, password: \"${{ secrets.student_password }}\"}]`; these open the machine's front door",
+        ));
+    }
+    if let (Some((size, span)), Some(needed)) = (one.size, offer.virtual_size)
+        && size < needed
+    {
+        let message = format!("{size} is too small for this image's disk of {needed}");
+        found.push(Diagnostic::error(file, span, message).hint("leave `size` out to take what the image needs"));
     }
 }

@@ -92,7 +92,7 @@ fn a_bundle_needs_neither_recipes_nor_solve_scripts() {
     let text = full().replace("./images/attacker", "./images/gone").replace("tasks/port.solve.sh", "tasks/gone.sh");
     load_text(&text).expect_err("the author's directory needs them");
     let dir = here().join("tests/full");
-    let loaded = load("lab.yaml", &text, (&dir, &Disk), &BTreeMap::new(), Origin::Bundle);
+    let loaded = load("lab.yaml", &text, (&dir, &Disk), &BTreeMap::new(), Origin::Bundle, &BTreeMap::new());
     let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
     assert_eq!(loaded.lab.tasks[0].solve, None);
 }
@@ -138,8 +138,15 @@ fn what_the_image_lacks_is_said_at_its_place() {
 
 #[test]
 fn paths_are_relative_to_the_lab() {
-    let mistakes =
-        load("lab.yaml", &full(), (Path::new("/nonexistent"), &Disk), &BTreeMap::new(), Origin::Source).unwrap_err();
+    let mistakes = load(
+        "lab.yaml",
+        &full(),
+        (Path::new("/nonexistent"), &Disk),
+        &BTreeMap::new(),
+        Origin::Source,
+        &BTreeMap::new(),
+    )
+    .unwrap_err();
     assert!(mistakes.render(false).contains("`./images/attacker` does not exist"), "{mistakes}");
 }
 

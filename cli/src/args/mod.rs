@@ -9,7 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use host::{Completions, Doctor};
 pub use image::{Audit, Gc, Run};
-pub use recipe::{Build, Check, New, OnError, Plan, RunnerChoice, Schema, SchemaKind, SecretFrom, SecretSource, Template};
+pub use recipe::{
+    Build, Check, New, OnError, Plan, RunnerChoice, Schema, SchemaKind, SecretFrom, SecretSource, Template,
+};
 pub use remote::{Base, BasePull, BaseRefresh, Copy, Inspect, Pull, Push, Registries};
 
 /// Turns a text file into a lab that opens in a browser.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use labwright_core::{Diagnostics, Severity};
-use labwright_lab::resolved::ImageSource;
 use labwright_lab::{ImageOffer, Loaded, Origin, load, recipes_in};
 use labwright_recipes::Below;
 
@@ -30,20 +29,11 @@ pub(super) fn load_lab(file: &Path, set: &[(String, String)]) -> Result<LabFile,
     let (name, dir) = (file.display().to_string(), documents::dir(file));
     let overrides: BTreeMap<String, String> = set.iter().cloned().collect();
     let mut found = Vec::new();
-    let lab = match load(&name, &text, (dir, &HostFiles), &overrides, Origin::Source) {
-        Ok(loaded) => {
-            found.extend(loaded.warnings.0.iter().cloned());
-            Some(loaded)
-        }
-        Err(mistakes) => {
-            found.extend(mistakes.0);
-            None
-        }
-    };
     let mut offers = BTreeMap::new();
     for written in recipes_in(&name, &text) {
-        let path = dir.join(&written);
-        // That it is missing was said where the lab names it.
+        // Collecting the components drops every `.`, which nobody wants to read.
+        let path: PathBuf = dir.join(&written).components().collect();
+        // That it is missing is said where the lab names it.
         if recipe_file::find(&path).is_err() {
             continue;
         }
@@ -60,14 +50,16 @@ pub(super) fn load_lab(file: &Path, set: &[(String, String)]) -> Result<LabFile,
             },
         }
     }
-    if let Some(loaded) = &lab {
-        found.extend(loaded.check_images(&by_machine(loaded, &offers)).0);
-    }
+    let lab = load(&name, &text, (dir, &HostFiles), &overrides, Origin::Source, &offers);
+    let of_lab = match &lab {
+        Ok(loaded) => &loaded.warnings,
+        Err(mistakes) => mistakes,
+    };
+    // The lab's come first: it is what was named.
+    found.splice(0..0, of_lab.0.iter().cloned());
     let has_errors = found.iter().any(|one| one.severity == Severity::Error);
     match lab {
-        Some(loaded) if !has_errors => {
-            Ok(LabFile { loaded, file: file.to_owned(), warnings: Diagnostics(found) })
-        }
+        Ok(loaded) if !has_errors => Ok(LabFile { loaded, file: file.to_owned(), warnings: Diagnostics(found) }),
         _ => Err(Diagnostics(found).into()),
     }
 }
@@ -75,14 +67,4 @@ pub(super) fn load_lab(file: &Path, set: &[(String, String)]) -> Result<LabFile,
 /// What a recipe's disk will offer.
 fn offer(below: &Below) -> ImageOffer {
     ImageOffer { access: below.access().to_vec(), virtual_size: below.disk_size() }
-}
-
-/// The offers by machine; an image that is no recipe is known once the lab is built.
-fn by_machine(loaded: &Loaded, offers: &BTreeMap<String, ImageOffer>) -> BTreeMap<String, Option<ImageOffer>> {
-    let of_machine = |source: &ImageSource| match source {
-        ImageSource::Recipe(path) => offers.get(&path.written).cloned(),
-        ImageSource::Reference(_) => None,
-    };
-    let machines = loaded.lab.machines.iter();
-    machines.filter_map(|machine| Some((machine.name.clone(), Some(of_machine(&machine.image)?)))).collect()
 }

@@ -68,10 +68,13 @@ pub(super) fn run(args: &New, context: &Context<'_>) -> Result<(), CommandError>
     let (name, template) = (&args.name, args.template);
     let longest = template.longest_name();
     if !is_name(name, longest) {
-        return Err(CommandError::sentence(Kind::Usage, format!("`{name}` cannot be the name of a {}", template.noun()))
-            .hint(format!(
-                "a name has at most {longest} lower-case letters, digits and dashes, and a letter or digit at both ends"
-            )));
+        return Err(CommandError::sentence(
+            Kind::Usage,
+            format!("`{name}` cannot be the name of a {}", template.noun()),
+        )
+        .hint(format!(
+            "a name has at most {longest} lower-case letters, digits and dashes, and a letter or digit at both ends"
+        )));
     }
     let dir = Path::new(name);
     let fail = |source| CommandError::new(Kind::Input, source);

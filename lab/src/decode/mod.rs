@@ -7,7 +7,7 @@ mod networks;
 mod secrets;
 mod study;
 
-use labwright_core::{Span, did_you_mean};
+use labwright_core::{ByteSize, Span, did_you_mean};
 use labwright_document::{Node, Piece, Text, Words, listed, shown};
 
 use crate::load::Origin;
@@ -41,8 +41,12 @@ pub(crate) struct ImageUse {
     pub(crate) image: Span,
     /// The ways in that the image must offer.
     pub(crate) access: Vec<(String, Span)>,
-    /// Where the size of its root disk is, if the lab gives one.
-    pub(crate) size: Option<Span>,
+    /// Its recipe as the lab writes it, if it has one.
+    pub(crate) recipe: Option<String>,
+    /// Whether the session gives a user a password.
+    pub(crate) has_password: bool,
+    /// The size of its root disk and where it stands, if the lab gives one.
+    pub(crate) size: Option<(ByteSize, Span)>,
 }
 
 /// Words for people.

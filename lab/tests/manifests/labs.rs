@@ -30,7 +30,7 @@ impl Files for NoFiles {
 
 /// The lab of a text: its virtual machines run an image of ours, its containers somebody's.
 pub(crate) fn locked(text: &str) -> LockedLab {
-    let loaded = load("lab.yaml", text, (Path::new("/"), &NoFiles), &BTreeMap::new(), Origin::Bundle)
+    let loaded = load("lab.yaml", text, (Path::new("/"), &NoFiles), &BTreeMap::new(), Origin::Bundle, &BTreeMap::new())
         .unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"));
     let images =
         loaded.lab.machines.iter().map(|machine| (machine.name.clone(), image(&machine.name, machine.vm().is_some())));

@@ -39,5 +39,5 @@ pub(crate) fn full() -> String {
 
 /// Loads a text beside the files of the full lab.
 pub(crate) fn load_text(text: &str) -> Result<Loaded, Diagnostics> {
-    load("lab.yaml", text, (&here().join("tests/full"), &Disk), &BTreeMap::new(), Origin::Source)
+    load("lab.yaml", text, (&here().join("tests/full"), &Disk), &BTreeMap::new(), Origin::Source, &BTreeMap::new())
 }
