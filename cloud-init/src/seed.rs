@@ -92,7 +92,7 @@ pub fn network_config(mac: &str) -> String {
     network_config_of(&[Card { mac: mac.to_owned(), address: None }])
 }
 
-/// A network-config for these cards, of which the first has the default route.
+/// A network-config for these cards. One with an address of its own gets no route but that to its network.
 ///
 /// A card is found by address and named `eth0`, `eth1`, …, because that is the one way of saying it that every renderer
 /// of cloud-init (netplan, networkd, ifupdown) follows; a pattern for names is not.

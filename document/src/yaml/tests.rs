@@ -131,21 +131,20 @@ fn samples() -> Vec<String> {
     ] {
         samples.push(text.to_owned());
     }
-    // Words made of the pieces that matter, in all short orders.
-    let pieces = ["a", "1", ".", ":", "-", " ", "\n", "e", "#", "'", "\"", "\\"];
-    for first in pieces {
-        for second in pieces {
-            for third in pieces {
-                samples.push(format!("{first}{second}{third}"));
-            }
-        }
-    }
     samples
+}
+
+/// Words made of the pieces that matter, in all short orders.
+fn words() -> Vec<String> {
+    let pieces = ["a", "1", ".", ":", "-", " ", "\n", "e", "#", "'", "\"", "\\"];
+    let pairs = pieces.iter().flat_map(|first| pieces.map(|second| format!("{first}{second}")));
+    pairs.flat_map(|pair| pieces.map(|third| format!("{pair}{third}"))).collect()
 }
 
 /// Every sample in every place: as a value, as a key, in a list, in a list of lists.
 fn document() -> Map {
-    let mut places = Map::new().with("numbers", vec![0_i64, -7, i64::MAX]).with("truths", vec![true, false]);
+    let mut places =
+        Map::new().with("numbers", vec![0_i64, -7, i64::MAX]).with("truths", vec![true, false]).with("words", words());
     for (at, text) in samples().into_iter().enumerate() {
         let nested =
             Map::new().with("list", vec![text.clone(), "end".to_owned()]).with("inner", Map::new().with("x", &text));

@@ -7,8 +7,17 @@ use super::object::Object;
 use super::{Dns, volumes};
 use crate::resolved::Network;
 
-/// What is not the internet: private, shared and link-local ranges, in which clusters, nodes and clouds' metadata are.
-const NOT_INTERNET_4: [&str; 5] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"];
+/// What is not the internet: private, shared and link-local ranges, in which clusters, nodes and clouds' metadata are, and
+/// two more that are nowhere on the internet and that clusters take for pods (RFC 2544's, and class E).
+const NOT_INTERNET_4: [&str; 7] = [
+    "10.0.0.0/8",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "169.254.0.0/16",
+    "100.64.0.0/10",
+    "198.18.0.0/15",
+    "240.0.0.0/4",
+];
 const NOT_INTERNET_6: [&str; 2] = ["fc00::/7", "fe80::/10"];
 
 /// Where CDI's importer tells its progress.

@@ -19,7 +19,10 @@ pub(super) fn rbac(context: Context<'_>) -> Vec<Object> {
     objects
 }
 
-/// CDI has no field for a pull secret where the node pulls, so its pods get it through their account.
+/// CDI has no field for a pull secret where the node pulls, so its pods get it through their account, unless CDI's own
+/// configuration has pull secrets for all of them. Only CDI 1.65 and newer let a DataVolume name another account.
+///
+/// Source: CDI `pkg/controller/import-controller.go`, `makeImporterPodSpec`.
 fn image_puller(context: Context<'_>) -> Vec<Object> {
     let Some(secret) = &context.options.pull_secret else { return Vec::new() };
     if super::volumes::claims(context).imports == 0 {

@@ -86,8 +86,17 @@ pub(crate) fn wrong(lab: &LockedLab, options: &Options, objects: &[Value]) -> Ve
         for public in ["93.184.215.14", "2606:2800::1"] {
             expect(format!("{name} → {public}"), internet, allowed(objects, pod, "Egress", &address(public), 443));
         }
-        for private in ["10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "fd00::1", "fe80::1"]
-        {
+        for private in [
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "198.19.0.1",
+            "240.0.0.1",
+            "fd00::1",
+            "fe80::1",
+        ] {
             expect(format!("{name} → {private}"), false, allowed(objects, pod, "Egress", &address(private), 443));
         }
         let stranger = Peer::Pod("default", json!({}));

@@ -182,11 +182,11 @@ pub(super) fn probe(probe: &Value, say: &mut impl FnMut(String)) {
 fn data_volumes(machine: &Value, say: &mut impl FnMut(String)) {
     let templates = items(&machine["spec"]["dataVolumeTemplates"]);
     let names: Vec<&Value> = templates.iter().map(|template| &template["metadata"]["name"]).collect();
-    for volume in items(&machine["spec"]["template"]["spec"]["volumes"]) {
-        let name = &volume["dataVolume"]["name"];
-        if !name.is_null() && !names.contains(&name) {
-            say(format!("no template makes the DataVolume {name}"));
-        }
+    let volumes = items(&machine["spec"]["template"]["spec"]["volumes"]);
+    let used: Vec<&Value> =
+        volumes.iter().map(|volume| &volume["dataVolume"]["name"]).filter(|name| !name.is_null()).collect();
+    if names != used {
+        say(format!("templates make {names:?}, volumes use {used:?}"));
     }
     for template in templates {
         let spec = &template["spec"];
