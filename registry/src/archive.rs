@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use labwright_core::{Cancel, Digest, Hasher};
 
-use crate::document::{Descriptor, Index, MAX_DOCUMENT, to_bytes};
-use crate::layout::{INDEX, Layout, LayoutError, MARKER, copy, find_tag, note_referrer, tags_of};
+use crate::document::{Descriptor, Document, Index, InvalidDocument, MAX_DOCUMENT, to_bytes};
+use crate::layout::{INDEX, Layout, LayoutError, MARKER, copy, find_tag, is_part, note_referrer, tags_of};
 use crate::tar_reader::{Kind, TarError, TarReader};
 
 /// An OCI archive cannot be read or written.
@@ -67,6 +67,16 @@ pub enum ArchiveError {
         expected: Digest,
         /// The digest that it has.
         found: Digest,
+    },
+    /// Content is not the index or manifest that it should be.
+    #[error("{digest} in `{path}` is not an image")]
+    Document {
+        /// The archive.
+        path: PathBuf,
+        /// The content.
+        digest: Digest,
+        /// What is wrong.
+        source: InvalidDocument,
     },
     /// Input or output failed; the cause names the path.
     #[error("the archive cannot be read or written")]
@@ -139,13 +149,31 @@ impl Archive {
         let found = match (tag, self.index.manifests.as_slice()) {
             (Some(tag), _) => find_tag(&self.index, tag),
             (None, [only]) => Some(only),
-            (None, _) => None,
+            (None, all) => {
+                // What belongs to a lab is listed beside it.
+                let mut images = all.iter().filter(|entry| !is_part(entry));
+                images.next().filter(|_| images.next().is_none())
+            }
         };
         found.cloned().ok_or_else(|| ArchiveError::NoTag {
             path: self.path.clone(),
             tag: tag.unwrap_or_default().to_owned(),
             tags: tags_of(&self.index),
         })
+    }
+
+    /// What an index or manifest with this digest is, if it is there.
+    pub fn find(&self, digest: &Digest) -> Result<Option<Descriptor>, ArchiveError> {
+        let Some(&(_, size)) = self.blobs.get(digest) else { return Ok(None) };
+        let mut descriptor = Descriptor::new("", digest.clone(), size);
+        let bytes = self.read_document(&descriptor)?;
+        let document = Document::parse("", &bytes).map_err(|source| ArchiveError::Document {
+            path: self.path.clone(),
+            digest: digest.clone(),
+            source,
+        })?;
+        document.media_type().clone_into(&mut descriptor.media_type);
+        Ok(Some(descriptor))
     }
 
     /// Where content is: the file, and where in it the bytes begin.

@@ -4,6 +4,7 @@ mod copy;
 mod error;
 mod extract;
 mod inspect;
+mod lab;
 mod source;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ pub use copy::{Copied, CopyOptions};
 pub use error::ImagesError;
 pub use extract::{ExtractError, ExtractLimits, ExtractedDisk};
 pub use inspect::{Inspection, LayerInspection, PlatformInspection, ReferrerInspection};
+pub use lab::{LabError, LabInspection};
 use source::Source;
 
 use crate::annotations::REF_NAME;

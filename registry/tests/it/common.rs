@@ -70,6 +70,11 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     .collect()
 }
 
+/// An error with all its causes.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// A reporter that keeps what it is told.
 #[derive(Debug, Default)]
 pub(crate) struct Kept(pub(crate) std::sync::Mutex<Vec<labwright_core::Event>>);

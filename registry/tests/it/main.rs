@@ -1,6 +1,7 @@
 //! The crate as its users see it, together with the tools and registries that must understand the same images.
 #![expect(clippy::unwrap_used, reason = "a test helper may panic as a test may")]
 
+mod bundle;
 mod common;
 mod container_disk;
 mod corpus;
