@@ -24,7 +24,7 @@ struct Fine {
 /// Finds every mistake in a recipe, or in a lab and its recipes.
 pub(super) fn run(args: &Check, context: &Context<'_>) -> Result<(), CommandError> {
     let result = documents::find(&args.path).and_then(|document| match document {
-        Document::Recipe(_) => recipe(args),
+        Document::Recipe => recipe(args),
         Document::Lab(file) => {
             let lab = lab_file::load_lab(&file, &args.set)?;
             let name = format!("{}: {} {} is fine", file.display(), lab.loaded.lab.name, lab.loaded.lab.version);

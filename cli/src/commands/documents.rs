@@ -37,8 +37,8 @@ impl Files for HostFiles {
 /// A document that a path names.
 #[derive(Debug)]
 pub(super) enum Document {
-    /// A recipe's file.
-    Recipe(PathBuf),
+    /// A recipe, which is found by the path as well.
+    Recipe,
     /// A lab's file.
     Lab(PathBuf),
 }
@@ -50,9 +50,8 @@ pub(super) fn find(path: &Path) -> Result<Document, CommandError> {
         if lab.is_file() {
             return Ok(Document::Lab(tidy(&lab)));
         }
-        let recipe = path.join(RECIPE);
-        if recipe.is_file() {
-            return Ok(Document::Recipe(tidy(&recipe)));
+        if path.join(RECIPE).is_file() {
+            return Ok(Document::Recipe);
         }
         return Err(missing(format!("there is neither a {LAB} nor a {RECIPE} in {}", path.display())));
     }
@@ -61,7 +60,7 @@ pub(super) fn find(path: &Path) -> Result<Document, CommandError> {
     }
     let text = read(path)?;
     let is_lab = labwright_lab::is_lab(&path.display().to_string(), &text);
-    Ok(if is_lab { Document::Lab(tidy(path)) } else { Document::Recipe(tidy(path)) })
+    Ok(if is_lab { Document::Lab(tidy(path)) } else { Document::Recipe })
 }
 
 /// `./recipe.yaml` of the default path reads better without the dot.

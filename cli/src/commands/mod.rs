@@ -14,13 +14,16 @@ mod gc;
 mod image;
 mod inspect;
 mod lab_file;
+mod lab_images;
 mod machine_dir;
 mod new;
 mod package_locks;
 mod plan;
+mod published;
 mod pull;
 mod push;
 mod recipe_file;
+mod render;
 mod run;
 mod runner;
 mod schema;
@@ -54,6 +57,7 @@ pub fn dispatch(command: Command, context: &Context<'_>) -> Result<(), CommandEr
         Command::Check(args) => check::run(&args, context),
         Command::Plan(args) => plan::run(&args, context),
         Command::Build(args) => build::run(&args, context),
+        Command::Render(args) => render::run(&args, context),
         Command::Run(args) => run::run(&args, context),
         Command::Push(args) => push::run(&args, context),
         Command::Pull(args) => pull::run(&args, context),
