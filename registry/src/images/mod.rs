@@ -6,6 +6,7 @@ mod extract;
 mod inspect;
 mod lab;
 mod source;
+mod transfer;
 
 use std::path::PathBuf;
 
