@@ -1,6 +1,7 @@
 //! Images wherever they are: copy, look into, take the disk out.
 
 mod copy;
+mod copy_lab;
 mod error;
 mod extract;
 mod inspect;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use labwright_core::{Cancel, ImageRef};
 
 pub use copy::{Copied, CopyOptions};
+pub use copy_lab::{CopiedLab, LabImage};
 pub use error::ImagesError;
 pub use extract::{ExtractError, ExtractLimits, ExtractedDisk};
 pub use inspect::{Inspection, LayerInspection, PlatformInspection, ReferrerInspection};
