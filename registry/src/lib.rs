@@ -34,8 +34,8 @@ pub use archive::{Archive, ArchiveError};
 pub use artifact::{artifacts, attach};
 pub use document::Descriptor;
 pub use images::{
-    Copied, CopyOptions, ExtractError, ExtractLimits, ExtractedDisk, Images, ImagesError, Inspection, LabError,
-    LabInspection, LayerInspection, PlatformInspection, ReferrerInspection,
+    Copied, CopiedLab, CopyOptions, ExtractError, ExtractLimits, ExtractedDisk, Images, ImagesError, Inspection,
+    LabError, LabImage, LabInspection, LayerInspection, PlatformInspection, ReferrerInspection,
 };
 pub use layout::{Adopt, BlobWriter, Freed, Layout, LayoutError, WriteGuard};
 pub use remote::{Credentials, Login, Remote, RemoteError, RemoteOptions, RemoteSetupError, size_warnings};

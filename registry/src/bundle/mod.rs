@@ -18,6 +18,7 @@ mod unpack;
 
 pub use names::InvalidName;
 pub use pack::{BundlePackError, Chart, Contents, PackedBundle, pack};
+pub(crate) use pack::{check_tags, tag_lab};
 pub use unpack::{UnpackError, unpack};
 
 use labwright_core::{Digest, ImageRef};

@@ -85,6 +85,14 @@ pub enum LabError {
         /// The digest that it has.
         found: Digest,
     },
+    /// The bundle that was looked into before is no longer there.
+    #[error("`{place}` no longer has the lab bundle {digest}")]
+    Gone {
+        /// The reference as given.
+        place: String,
+        /// The bundle's digest.
+        digest: Digest,
+    },
     /// A tag or a repository for a part of the lab cannot be made from the target's name.
     #[error("the lab needs `{name}` in the target, and that cannot be")]
     Name {

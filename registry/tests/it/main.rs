@@ -8,5 +8,6 @@ mod corpus;
 mod extract;
 mod fake;
 mod fake_registry;
+mod lab_copy;
 mod layout;
 mod registry;
