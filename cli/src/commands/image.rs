@@ -7,6 +7,7 @@ use labwright_registry::{Copied, Credentials, Images, PlatformInspection, Remote
 
 use serde::Serialize;
 
+use super::published::{self, Published};
 use crate::args::Registries;
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -127,6 +128,20 @@ pub(super) fn with_tag(target: &ImageRef, own: Option<&str>) -> ImageRef {
         | ImageRef::Archive { tag, .. } => *tag = tag.take().or(own.map(str::to_owned)),
     }
     target
+}
+
+/// What a reference names, if it is a lab. A name in a store that is not there yet names nothing.
+pub(super) fn look_in_store(
+    reference: &ImageRef,
+    images: &Images,
+    context: &Context<'_>,
+) -> Result<Option<Published>, CommandError> {
+    if let ImageRef::Local { .. } = reference
+        && !context.settings.store().exists()
+    {
+        return Ok(None);
+    }
+    published::look(reference, images, context)
 }
 
 /// An image for one architecture.

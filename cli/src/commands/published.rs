@@ -1,9 +1,11 @@
 //! Labs as bundles, wherever they are.
 
-use labwright_core::{ImageRef, Registry};
+use std::collections::BTreeMap;
+
+use labwright_core::{Digest, ImageRef, Registry};
 use labwright_lab::LockedLab;
-use labwright_lab::bundle::{self, Config};
-use labwright_registry::{Images, LabInspection};
+use labwright_lab::bundle::{self, Config, MachineConfig};
+use labwright_registry::{Images, LabImage, LabInspection};
 
 use super::image;
 use crate::args::Registries;
@@ -62,11 +64,51 @@ fn moved(reference: &ImageRef, config: &Config, images: &Images, context: &Conte
     if here == config.repository {
         return None;
     }
-    let has = |digest: &labwright_core::Digest| {
+    let has = |digest: &Digest| {
         let image = ImageRef::Registry(Registry { tag: None, digest: Some(digest.clone()), ..registry.clone() });
         context.runtime.block_on(images.inspect(&image, context.cancel)).is_ok()
     };
     config.machines.iter().all(|machine| has(&machine.digest)).then_some(here)
+}
+
+/// The images that a lab names.
+pub(super) fn images(config: &Config) -> Result<Vec<LabImage>, CommandError> {
+    let image = |machine: &MachineConfig| {
+        let reference = machine.reference().parse().map_err(|error| CommandError::new(Kind::Input, error))?;
+        Ok(LabImage { machine: machine.name.clone(), reference, digest: machine.digest.clone() })
+    };
+    config.machines.iter().map(image).collect()
+}
+
+/// Copies a lab, and says what that did.
+pub(super) fn copy(
+    source: &ImageRef,
+    digest: &Digest,
+    target: &ImageRef,
+    images: &[LabImage],
+    client: &Images,
+    context: &Context<'_>,
+) -> Result<(), CommandError> {
+    let reporter = context.ui.shared_reporter();
+    let copy = client.copy_lab(source, digest, target, images, &reporter, context.cancel);
+    let copied = context.runtime.block_on(copy)?;
+    image::report(target, &copied.bundle, context)
+}
+
+/// What the manifests in a registry say of a lab, in the words of the image specification.
+pub(super) fn annotations(config: &Config) -> BTreeMap<String, String> {
+    let some = |key: &str, value: Option<String>| value.map(|value| (format!("org.opencontainers.image.{key}"), value));
+    let authors = (!config.authors.is_empty()).then(|| config.authors.join(", "));
+    [
+        some("title", Some(config.title.clone().unwrap_or_else(|| config.name.clone()))),
+        some("version", Some(config.lab_version.clone())),
+        some("description", config.description.clone()),
+        some("authors", authors),
+        some("licenses", config.license.clone()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Checks that a text is HOST/REPOSITORY.
