@@ -177,6 +177,7 @@ impl Session {
     ) -> Result<(Self, u64)> {
         let arch = Arch::host().unwrap_or(Arch::Amd64);
         let appliance = appliance::obtain(&runner.appliance_dir, arch, runner.kernel.as_deref(), reporter, cancel)?;
+        let open = Order::Open { read_only: drive.read_only };
         let mut machine = machine(runner, arch, drive, work, &appliance)?;
         machine.internet = internet;
         let mut starts = 0;
@@ -186,7 +187,7 @@ impl Session {
             let stream = running.connect(0)?;
             let (work, layers) = (work.to_owned(), layers.try_clone()?);
             let mut session = Self { machine: running, stream, work, size, layers, is_btrfs: false, told: false };
-            match session.order(&Order::Open, "start", runner.patience, cancel) {
+            match session.order(&open, "start", runner.patience, cancel) {
                 Err(Failed(SessionError::Machine(error)))
                     if starts < STARTS && matches!(*error, VmError::Silent { .. }) =>
                 {
