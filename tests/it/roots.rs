@@ -252,12 +252,15 @@ fn machine_builds_grow_a_root_on_lvm_and_a_chroot_says_where_it_works() {
     let world = World::on(&base, "lvm", body);
     let said = world.build(&["--runner", "chroot"]);
     assert_eq!(said.code, 1, "{said}");
-    assert!(said.err.contains("has its root in LVM (partition 2)") && said.err.contains("--runner vm"), "{said}");
+    let why = "has its root in LVM (partition 2), which only a machine of its own can open";
+    assert!(said.err.contains(why) && said.err.contains("take `--runner vm`"), "{said}");
     world.assert_nothing_left("a refusal");
 
+    // Left the choice, root gets what works, and why it is not the usual.
     share_kernel(&world.home());
-    let said = as_nobody(&world, &["build", "--format", "json", "--runner", "vm", "r"]);
+    let said = world.build(&[]);
     assert_eq!(said.code, 0, "{said}");
+    assert!(said.err.contains("runner: vm after all (") && said.err.contains(&format!("{why}), emulated")), "{said}");
     share_kernel(&world.home());
     world.assert_nothing_left("a build in a machine");
     let disk = world.disk(&world.only_disk());
@@ -300,6 +303,9 @@ fn machine_builds_grow_a_root_on_lvm_and_a_chroot_says_where_it_works() {
     mounted(raw, boot, &mount, ",ro", || {
         assert_eq!(fs_err::read_to_string(mount.join("here")).unwrap(), "on boot\n");
     });
+    let said = world.lab.run(&["audit", "--format", "json", text(&world.only_disk())]);
+    assert_eq!(said.code, 0, "{said}");
+    assert!(said.err.contains("runner: vm after all (") && said.err.contains(&format!("{why}), emulated")), "{said}");
 }
 
 /// A copy of the disk of a running system, whose root is in the journal of its file system, beside what is left of

@@ -66,7 +66,7 @@ impl Failed {
             failed.kind = FailureKind::Base;
         }
         if let SystemError::Layout(LayoutError::NeedsMachine { .. }) = error {
-            failed.chain.push("the vm runner has one: take `--runner vm`".to_owned());
+            failed.kind = FailureKind::NeedsMachine;
         }
         failed
     }
