@@ -1,10 +1,11 @@
-//! A package source of a test's own, on a loopback address, whose packages come and go.
+//! A package source of a test's own, on a loopback address: its packages come and go, and it can be slow.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use assert_cmd::Command;
 use tempfile::TempDir;
@@ -28,6 +29,8 @@ pub(crate) struct Archive {
     _both: TempDir,
     port: u16,
     asked: Arc<AtomicUsize>,
+    held: Arc<AtomicBool>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Archive {
@@ -42,16 +45,26 @@ impl Archive {
         tool("chmod", &["700", text(&keys)]);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let asked = Arc::new(AtomicUsize::new(0));
-        let archive = Self { dir, keys, _both: both, port, asked: Arc::clone(&asked) };
+        let (asked, waiting) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let held = Arc::new(AtomicBool::new(false));
+        let archive = Self {
+            dir,
+            keys,
+            _both: both,
+            port,
+            asked: Arc::clone(&asked),
+            held: Arc::clone(&held),
+            waiting: Arc::clone(&waiting),
+        };
         archive.gpg(&["--passphrase", "", "--quick-generate-key", "archive", "ed25519", "sign", "never"]);
         fs_err::write(recipe.join(KEY), archive.gpg(&["--armor", "--export"])).unwrap();
         let served = archive.dir.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 asked.fetch_add(1, Ordering::SeqCst);
+                let (served, held, waiting) = (served.clone(), Arc::clone(&held), Arc::clone(&waiting));
                 // A client that goes away in the middle asks again.
-                drop(answer(&served, stream));
+                std::thread::spawn(move || drop(answer(&served, stream, &held, &waiting)));
             }
         });
         archive
@@ -68,13 +81,34 @@ impl Archive {
         self.asked.load(Ordering::SeqCst)
     }
 
+    /// From now on, packages stop half-way until they are let go.
+    pub(crate) fn hold(&self) {
+        self.held.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether somebody has half of a package and waits for the rest.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) > 0
+    }
+
+    /// Lets packages come as they are asked for.
+    pub(crate) fn let_go(&self) {
+        self.held.store(false, Ordering::SeqCst);
+    }
+
     /// Has these packages and no others, each a name, a version and what it depends on.
     pub(crate) fn publish(&self, packages: &[(&str, &str, &str)]) {
+        let packages: Vec<_> = packages.iter().map(|(name, version, depends)| (*name, *version, *depends, 0)).collect();
+        self.publish_sized(&packages);
+    }
+
+    /// The same, with so many more bytes in each package, which nothing makes smaller.
+    pub(crate) fn publish_sized(&self, packages: &[(&str, &str, &str, usize)]) {
         fs_err::remove_dir_all(&self.dir).unwrap();
         fs_err::create_dir_all(&self.dir).unwrap();
         let mut index = String::new();
-        for (name, version, depends) in packages {
-            let deb = package(&self.dir, name, version, depends);
+        for (name, version, depends, more) in packages {
+            let deb = package(&self.dir, name, version, depends, *more);
             let size = fs_err::metadata(&deb).unwrap().len();
             let control = String::from_utf8(tool("dpkg-deb", &["-f", text(&deb)])).unwrap();
             let file = deb.file_name().unwrap().to_str().unwrap();
@@ -104,26 +138,53 @@ impl Drop for Archive {
     }
 }
 
-fn answer(dir: &Path, stream: TcpStream) -> std::io::Result<()> {
+fn answer(dir: &Path, stream: TcpStream, held: &AtomicBool, waiting: &AtomicUsize) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
     let first = lines.next().transpose()?.unwrap_or_default();
     while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
     let name = first.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').trim_start_matches("./").to_owned();
-    let (status, body) = match fs_err::read(dir.join(name)) {
+    let (status, body) = match fs_err::read(dir.join(&name)) {
         Ok(body) => ("200 OK", body),
         Err(_) => ("404 Not Found", Vec::new()),
     };
     let mut stream = stream;
     write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
-    stream.write_all(&body)
+    let (first, rest) = body.split_at(body.len() / 2);
+    stream.write_all(first)?;
+    if Path::new(&name).extension().is_some_and(|extension| extension == "deb") {
+        waiting.fetch_add(1, Ordering::SeqCst);
+        let waited = wait_while(held, &mut stream);
+        waiting.fetch_sub(1, Ordering::SeqCst);
+        waited?;
+    }
+    stream.write_all(rest)
 }
 
-/// Makes a package with one file that says its version.
-pub(crate) fn package(dir: &Path, name: &str, version: &str, depends: &str) -> PathBuf {
+/// Waits until packages are let go, or fails when the client is gone.
+fn wait_while(held: &AtomicBool, stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_millis(20)))?;
+    while held.load(Ordering::SeqCst) {
+        match stream.read(&mut [0]) {
+            Ok(0) => return Err(std::io::ErrorKind::BrokenPipe.into()),
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Makes a package with one file that says its version, and so many more bytes that nothing makes smaller.
+pub(crate) fn package(dir: &Path, name: &str, version: &str, depends: &str, more: usize) -> PathBuf {
     let tree = tempfile::tempdir().unwrap();
     fs_err::create_dir_all(tree.path().join("DEBIAN")).unwrap();
     fs_err::create_dir_all(tree.path().join("usr/share/lab")).unwrap();
     fs_err::write(tree.path().join("usr/share/lab").join(name), format!("{version}\n")).unwrap();
+    if more > 0 {
+        let mut noise = fs_err::File::create(tree.path().join("usr/share").join(format!("{name}.noise"))).unwrap();
+        let random = fs_err::File::open("/dev/urandom").unwrap();
+        std::io::copy(&mut random.take(more as u64), &mut noise).unwrap();
+    }
     let depends = if depends.is_empty() { String::new() } else { format!("Depends: {depends}\n") };
     let control = format!(
         "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Test <t@example.org>\n{depends}\
@@ -132,7 +193,8 @@ pub(crate) fn package(dir: &Path, name: &str, version: &str, depends: &str) -> P
     fs_err::write(tree.path().join("DEBIAN/control"), control).unwrap();
     let deb = dir.join(format!("{name}_{}_all.deb", version.replace(':', "-")));
     // The same package is the same file, whenever it is made.
-    let make = ["SOURCE_DATE_EPOCH=0", "dpkg-deb", "--root-owner-group", "-b", text(tree.path()), text(&deb)];
+    let quickly = ["-Zxz", "-z0", "--root-owner-group", "-b"];
+    let make = [&["SOURCE_DATE_EPOCH=0", "dpkg-deb"], &quickly[..], &[text(tree.path()), text(&deb)]].concat();
     tool("env", &make);
     deb
 }

@@ -69,7 +69,7 @@ fn build_installs_what_is_locked_and_cached_is_as_built() {
     let archive = Archive::new(&at("r"));
     world.lab.write("r/ttyd", "#!/bin/sh\n");
     world.lab.write("r/tree/a", "a\n");
-    package(&at("r"), "own", "3", "");
+    package(&at("r"), "own", "3", "", 0);
     let ttyd = sha256(&at("r/ttyd"));
     let recipe = |packages: &str, motd: &str| world.recipe(&body(&archive, &ttyd, packages, motd));
     let text_of_lock = || text_of_lock(&world);
@@ -186,7 +186,7 @@ fn machine_installs_what_is_locked_from_what_the_host_fetched() {
     let world = World::on(&base_with_apt(), "locked", "");
     let at = |name: &str| world.lab.path().join(name);
     let archive = Archive::new(&at("r"));
-    package(&at("r"), "own", "3", "");
+    package(&at("r"), "own", "3", "", 0);
     world.recipe(&(what_installs(&archive, "tool") + "runcmd: [\"cat /usr/share/lab/* > /opt/versions\"]\n"));
     let build = |home: &str, more: &[&str]| {
         let args = [&["build", "--format", "json", "--runner", "vm", "r"], more].concat();

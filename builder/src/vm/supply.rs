@@ -37,7 +37,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Why nothing is supplied.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SupplyError {
+pub enum SupplyError {
     /// The host's apt said no.
     #[error(transparent)]
     Tool(#[from] ToolError),
