@@ -97,6 +97,9 @@ pub enum VmError {
         /// The files.
         path: PathBuf,
     },
+    /// The host's apt did not fetch packages.
+    #[error("could not fetch packages for the machine")]
+    Supply(#[source] SupplyError),
     /// Stopped on request.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -177,6 +180,7 @@ impl Session {
     ) -> Result<(Self, u64)> {
         let arch = Arch::host().unwrap_or(Arch::Amd64);
         let appliance = appliance::obtain(&runner.appliance_dir, arch, runner.kernel.as_deref(), reporter, cancel)?;
+        let open = Order::Open { read_only: drive.read_only };
         let mut machine = machine(runner, arch, drive, work, &appliance)?;
         machine.internet = internet;
         let mut starts = 0;
@@ -186,7 +190,7 @@ impl Session {
             let stream = running.connect(0)?;
             let (work, layers) = (work.to_owned(), layers.try_clone()?);
             let mut session = Self { machine: running, stream, work, size, layers, is_btrfs: false, told: false };
-            match session.order(&Order::Open, "start", runner.patience, cancel) {
+            match session.order(&open, "start", runner.patience, cancel) {
                 Err(Failed(SessionError::Machine(error)))
                     if starts < STARTS && matches!(*error, VmError::Silent { .. }) =>
                 {
@@ -285,11 +289,17 @@ impl Session {
             Err(SupplyError::Cancelled(cancelled) | SupplyError::Tool(ToolError::Cancelled(cancelled))) => {
                 Err(cancelled.into())
             }
+            // The machine would fetch onto the same disk.
+            Err(error) if worker::is_full(&self.work) => Err(VmError::Supply(error).into()),
             Err(error) => {
                 let reason = causes(&error).join(": ");
                 let reason = reason.lines().next().unwrap_or_default();
                 reporter.event(Event::Note(format!("packages are fetched inside the machine: {reason}")));
                 tracing::debug!(%error, "the host did not fetch packages");
+                // What it has made so far may need the room that the machine needs.
+                if work.exists() {
+                    fs_err::remove_dir_all(&work)?;
+                }
                 Ok(None)
             }
         }

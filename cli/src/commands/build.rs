@@ -133,7 +133,7 @@ pub(super) fn recipe(args: &Build, make: Make, context: &Context<'_>) -> Result<
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
     let runner = runner::choose(args.runner, args.appliance_kernel.as_deref(), arch, context)?;
-    let options = BuildOptions {
+    let mut options = BuildOptions {
         from: args.from,
         everything: args.no_cache,
         terminal: terminal.as_ref().map(|terminal| terminal.path().to_owned()),
@@ -146,7 +146,16 @@ pub(super) fn recipe(args: &Build, make: Make, context: &Context<'_>) -> Result<
         },
         secrets,
     };
-    let artifact = builder.build(plan, &options, &locks, context.ui.reporter(), context.cancel)?;
+    let build = |plan, options: &_| builder.build(plan, options, &locks, context.ui.reporter(), context.cancel);
+    let artifact = match build(plan.clone(), &options) {
+        Ok(artifact) => artifact,
+        Err(error) => {
+            let kernel = args.appliance_kernel.as_deref();
+            let instead = |reason| runner::instead(args.runner, reason, kernel, arch, context);
+            options.runner = error.needs_machine().map(instead).transpose()?.flatten().ok_or(error)?;
+            build(plan, &options)?
+        }
+    };
     let packed = container_disk::pack(
         &store,
         &artifact.disk,
