@@ -26,14 +26,14 @@ fn disk(dir: &Path, name: &str, arch: Arch, seed: u64) -> Packed {
 }
 
 /// A lab with the machines `web` (two architectures and a list of contents) and `db`.
-struct Lab {
-    packed: PackedBundle,
-    images: Vec<LabImage>,
+pub(crate) struct Lab {
+    pub(crate) packed: PackedBundle,
+    pub(crate) images: Vec<LabImage>,
     sbom: Digest,
 }
 
 impl Lab {
-    fn pack(dir: &Path, name: &str, seed: u64) -> Self {
+    pub(crate) fn pack(dir: &Path, name: &str, seed: u64) -> Self {
         let amd64 = disk(dir, &format!("{name}-web"), Arch::Amd64, seed);
         let web = disk(dir, &format!("{name}-web"), Arch::Arm64, seed + 1).index.digest;
         let db = disk(dir, &format!("{name}-db"), Arch::Amd64, seed + 2).index.digest;
@@ -49,7 +49,7 @@ impl Lab {
         Self { packed, images: images.to_vec(), sbom }
     }
 
-    async fn copy_with(
+    pub(crate) async fn copy_with(
         &self,
         images: &Images,
         from: &str,
@@ -60,7 +60,7 @@ impl Lab {
         images.copy_lab(&from, &self.packed.bundle.digest, &to, &self.images, reporter, &Cancel::new()).await
     }
 
-    async fn copy(&self, images: &Images, from: &str, to: &str) -> Result<CopiedLab, ImagesError> {
+    pub(crate) async fn copy(&self, images: &Images, from: &str, to: &str) -> Result<CopiedLab, ImagesError> {
         let reporter: Arc<dyn Reporter> = Arc::new(Quiet);
         self.copy_with(images, from, to, &reporter).await
     }
@@ -80,7 +80,7 @@ impl Lab {
     }
 }
 
-fn images(dir: &Path, registries: &[&str]) -> Images {
+pub(crate) fn images(dir: &Path, registries: &[&str]) -> Images {
     let options = RemoteOptions {
         plain_http: registries.iter().map(|&host| host.to_owned()).collect(),
         backoff: Duration::from_millis(5),
