@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::common::{causes, noise};
+use crate::common::{causes, facts, noise};
 use fs_err as fs;
-use labwright_core::{Cancel, Digest, ImageRef};
+use labwright_core::{Arch, Cancel, Digest, ImageRef, Quiet};
 use labwright_registry::bundle::{
     BundlePackError, Chart, Contents, MAX_MEMBERS, MAX_UNPACKED, PackedBundle, pack, unpack,
 };
+use labwright_registry::container_disk;
 use labwright_registry::document::{Descriptor, Document, Manifest};
 use labwright_registry::media_type::{LAB, LAB_CONFIG, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST};
 use labwright_registry::{Images, Layout, LayoutError, Remote, RemoteOptions};
@@ -340,4 +341,17 @@ fn a_lab_takes_no_tag_from_an_image_or_another_lab() {
     assert!(matches!(error, BundlePackError::Layout(LayoutError::TagTaken { by: "an image", .. })), "{error}");
     assert_eq!(layout.index().unwrap(), before);
     assert_eq!(layout.resolve("1.0.0-rc.1").unwrap().digest, second.bundle.digest);
+
+    // Nor does an image take one from a lab.
+    pack_lab(&layout, "debian-terminal:1.0.0", "debian-terminal", &[]);
+    let disk = dir.path().join("blobs/disk");
+    fs::write(&disk, b"disk").unwrap();
+    let error = container_disk::pack(&layout, &disk, &facts(Arch::Amd64), None, &Quiet, &Cancel::new()).unwrap_err();
+    assert_eq!(
+        causes(&error),
+        format!(
+            "`debian-terminal:1.0.0` cannot be extended by another architecture: `debian-terminal:1.0.0` in `{}` names a lab already: choose another name or version",
+            dir.path().display()
+        )
+    );
 }

@@ -203,6 +203,31 @@ async fn an_image_that_is_not_beside_the_lab_comes_from_where_its_reference_says
 }
 
 #[tokio::test]
+async fn machines_may_share_an_image_and_a_replaced_chart_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lab = Lab::pack(dir.path(), "first", 35);
+    lab.images[1].digest = lab.images[0].digest.clone();
+    let fake = Fake::start(Knobs::default()).await;
+    let images = images(dir.path(), &[&fake.host]);
+    let copied = lab.copy(&images, "first", &format!("{}/labs/all:lab-1", fake.host)).await.unwrap();
+    // As for the other lab, without the layer and the config of `db`.
+    assert_eq!((copied.bundle.sent, copied.bundle.existed), (11, 0));
+    for (tag, digest) in lab.tags("lab-1", None) {
+        assert_eq!(Digest::sha256(&fake.state.lock().unwrap().manifests[&tag].1), digest, "{tag}");
+    }
+    let from = format!("{}/labs/all:lab-1", fake.host);
+    lab.copy(&images, &from, &format!("oci:{}:1", dir.path().join("out").display())).await.unwrap();
+    assert_eq!(layout_tags(&dir.path().join("out")), lab.tags("1", Some("-chart")));
+
+    fake.add_manifest("1.0.0", OCI_MANIFEST, br#"{"schemaVersion":2,"config":{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[]}"#);
+    let kept = Arc::new(Kept::default());
+    let reporter: Arc<dyn Reporter> = kept.clone();
+    lab.copy_with(&images, "first", &from, &reporter).await.unwrap();
+    let warning = format!("`{}/labs/all/charts/first:1.0.0` named another chart, which is replaced", fake.host);
+    assert!(kept.0.lock().unwrap().contains(&Event::Warning(warning)));
+}
+
+#[tokio::test]
 async fn names_that_cannot_be_are_refused_before_anything_moves() {
     let dir = tempfile::tempdir().unwrap();
     let mut lab = Lab::pack(dir.path(), "first", 40);
