@@ -137,7 +137,7 @@ impl Images {
             return Err(ImagesError::TooManyDocuments { place: source.to_string() });
         }
         let target = self.lab_target(target, bundle, chart.as_ref())?;
-        check_target(&target, &found, cancel).await?;
+        check_target(&target, &found, reporter, cancel).await?;
 
         let mut copied = Copied::new(found.last().expect("the bundle is in it").source.root.clone());
         let jobs = jobs(&target, &found);
@@ -334,7 +334,12 @@ fn name(target: &Target, part: &Part) -> String {
 }
 
 /// Refuses to take a tag away from an image or another lab, before anything is transferred.
-async fn check_target(target: &Target, found: &[Part], cancel: &Cancel) -> Result<(), ImagesError> {
+async fn check_target(
+    target: &Target,
+    found: &[Part],
+    reporter: &Arc<dyn Reporter>,
+    cancel: &Cancel,
+) -> Result<(), ImagesError> {
     let (bundle, parts) = found.split_last().expect("the bundle is the last part");
     if let Target::Layout { layout, .. } = target {
         let tags = parts.iter().map(|part| part.tag.as_str());
@@ -352,6 +357,10 @@ async fn check_target(target: &Target, found: &[Part], cancel: &Cancel) -> Resul
         if is_lab != is_bundle {
             let by = if is_lab { "another lab" } else { "an image" };
             return Err(LabError::TagTaken { name: name(target, part), by }.into());
+        }
+        if part.is_chart {
+            // Its name and version are all that Helm knows, so another lab with both would lose its own.
+            reporter.event(Event::Warning(format!("`{}` named another chart, which is replaced", name(target, part))));
         }
     }
     Ok(())

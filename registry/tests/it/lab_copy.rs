@@ -26,14 +26,14 @@ fn disk(dir: &Path, name: &str, arch: Arch, seed: u64) -> Packed {
 }
 
 /// A lab with the machines `web` (two architectures and a list of contents) and `db`.
-struct Lab {
-    packed: PackedBundle,
-    images: Vec<LabImage>,
+pub(crate) struct Lab {
+    pub(crate) packed: PackedBundle,
+    pub(crate) images: Vec<LabImage>,
     sbom: Digest,
 }
 
 impl Lab {
-    fn pack(dir: &Path, name: &str, seed: u64) -> Self {
+    pub(crate) fn pack(dir: &Path, name: &str, seed: u64) -> Self {
         let amd64 = disk(dir, &format!("{name}-web"), Arch::Amd64, seed);
         let web = disk(dir, &format!("{name}-web"), Arch::Arm64, seed + 1).index.digest;
         let db = disk(dir, &format!("{name}-db"), Arch::Amd64, seed + 2).index.digest;
@@ -49,7 +49,7 @@ impl Lab {
         Self { packed, images: images.to_vec(), sbom }
     }
 
-    async fn copy_with(
+    pub(crate) async fn copy_with(
         &self,
         images: &Images,
         from: &str,
@@ -60,7 +60,7 @@ impl Lab {
         images.copy_lab(&from, &self.packed.bundle.digest, &to, &self.images, reporter, &Cancel::new()).await
     }
 
-    async fn copy(&self, images: &Images, from: &str, to: &str) -> Result<CopiedLab, ImagesError> {
+    pub(crate) async fn copy(&self, images: &Images, from: &str, to: &str) -> Result<CopiedLab, ImagesError> {
         let reporter: Arc<dyn Reporter> = Arc::new(Quiet);
         self.copy_with(images, from, to, &reporter).await
     }
@@ -80,7 +80,7 @@ impl Lab {
     }
 }
 
-fn images(dir: &Path, registries: &[&str]) -> Images {
+pub(crate) fn images(dir: &Path, registries: &[&str]) -> Images {
     let options = RemoteOptions {
         plain_http: registries.iter().map(|&host| host.to_owned()).collect(),
         backoff: Duration::from_millis(5),
@@ -199,6 +199,31 @@ async fn an_image_that_is_not_beside_the_lab_comes_from_where_its_reference_says
     let copied = lab.copy_with(&images, "first", &to, &reporter).await.unwrap();
     assert_eq!(copied.parts.len(), 3);
     let warning = "`first` lacks the lab's manifest for imgpkg: it is not copied".to_owned();
+    assert!(kept.0.lock().unwrap().contains(&Event::Warning(warning)));
+}
+
+#[tokio::test]
+async fn machines_may_share_an_image_and_a_replaced_chart_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lab = Lab::pack(dir.path(), "first", 35);
+    lab.images[1].digest = lab.images[0].digest.clone();
+    let fake = Fake::start(Knobs::default()).await;
+    let images = images(dir.path(), &[&fake.host]);
+    let copied = lab.copy(&images, "first", &format!("{}/labs/all:lab-1", fake.host)).await.unwrap();
+    // As for the other lab, without the layer and the config of `db`.
+    assert_eq!((copied.bundle.sent, copied.bundle.existed), (11, 0));
+    for (tag, digest) in lab.tags("lab-1", None) {
+        assert_eq!(Digest::sha256(&fake.state.lock().unwrap().manifests[&tag].1), digest, "{tag}");
+    }
+    let from = format!("{}/labs/all:lab-1", fake.host);
+    lab.copy(&images, &from, &format!("oci:{}:1", dir.path().join("out").display())).await.unwrap();
+    assert_eq!(layout_tags(&dir.path().join("out")), lab.tags("1", Some("-chart")));
+
+    fake.add_manifest("1.0.0", OCI_MANIFEST, br#"{"schemaVersion":2,"config":{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[]}"#);
+    let kept = Arc::new(Kept::default());
+    let reporter: Arc<dyn Reporter> = kept.clone();
+    lab.copy_with(&images, "first", &from, &reporter).await.unwrap();
+    let warning = format!("`{}/labs/all/charts/first:1.0.0` named another chart, which is replaced", fake.host);
     assert!(kept.0.lock().unwrap().contains(&Event::Warning(warning)));
 }
 

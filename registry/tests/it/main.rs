@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper may panic as a test may")]
 
 mod bundle;
+mod bundle_hostile;
 mod common;
 mod container_disk;
 mod corpus;
@@ -9,5 +10,6 @@ mod extract;
 mod fake;
 mod fake_registry;
 mod lab_copy;
+mod lab_remote;
 mod layout;
 mod registry;
