@@ -17,6 +17,7 @@ mod faults;
 mod full;
 mod grown;
 mod hostile;
+mod labs;
 mod locks;
 mod plan;
 mod remote;

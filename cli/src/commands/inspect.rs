@@ -28,12 +28,7 @@ pub(super) fn run(args: &Inspect, context: &Context<'_>) -> Result<(), CommandEr
 
 fn one(reference: &ImageRef, args: &Inspect, context: &Context<'_>) -> Result<(), CommandError> {
     let images = image::images(context, &args.registries, std::slice::from_ref(reference))?;
-    if let ImageRef::Local { .. } = reference
-        && !context.settings.store().exists()
-    {
-        let text = format!("there is no image `{reference}`: nothing was built yet");
-        return Err(CommandError::sentence(Kind::Input, text).hint("`labwright build` makes images"));
-    }
+    image::needs_store(reference, context)?;
     if args.tags {
         let tags = context.runtime.block_on(images.tags(reference, context.cancel))?;
         return context.ui.result(&tags, || tags.join("\n"));

@@ -14,7 +14,7 @@ use super::base::LOCK_NAME;
 use super::build::{self, Make};
 use super::lab_file::{LabFile, load_lab};
 use super::{documents, image};
-use crate::args::Build;
+use crate::args::{Build, Registries};
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
 
@@ -158,7 +158,9 @@ pub(super) fn gather(
             ImageSource::Recipe(_) => None,
         })
         .collect();
-    let images = image::images(context, &args.registries, &references)?;
+    // The option may be meant for where the lab is published.
+    let plain_http = args.registries.plain_http && references.iter().any(|one| matches!(one, ImageRef::Registry(_)));
+    let images = image::images(context, &Registries { plain_http, ..args.registries.clone() }, &references)?;
     let lock = Lock::load(&lock_path(lab))?;
     let mut built: BTreeMap<PathBuf, Found> = BTreeMap::new();
     let mut found = BTreeMap::new();

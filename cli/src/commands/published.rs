@@ -40,6 +40,7 @@ pub(super) fn open(
     registries: &Registries,
     context: &Context<'_>,
 ) -> Result<LockedLab, CommandError> {
+    image::needs_store(reference, context)?;
     let images = image::images(context, registries, std::slice::from_ref(reference))?;
     let Some(Published { config, .. }) = look(reference, &images, context)? else {
         let text = format!("`{reference}` is an image, and only a lab has manifests");
