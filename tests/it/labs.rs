@@ -179,10 +179,7 @@ fn build_publishes_a_lab_as_one_artifact() {
     let of_dir = lab.run(&["render", "--repository", &there, "one"]);
     let of_registry = other.run(&["render", &format!("{there}:one"), "--plain-http"]);
     assert_eq!((of_dir.code, &of_dir.out), (0, &of_registry.out), "{of_registry}");
-    assert!(
-        of_dir.out.contains(&format!("{there}@{}", built["machines"][0]["digest"].as_str().unwrap())),
-        "{of_dir}"
-    );
+    assert!(of_dir.out.contains(&format!("{there}@{}", built["machines"][0]["digest"].as_str().unwrap())), "{of_dir}");
     assert!(!of_dir.out.contains("FLAG{"), "no secret is rendered unasked");
     let with_secrets = other.run(&["render", "--secrets", "new", &format!("{there}:one"), "--plain-http"]);
     assert!(with_secrets.out.contains("FLAG{"), "{with_secrets}");

@@ -1,5 +1,5 @@
 use labwright_core::{ByteSize, ImageFacts, ImageRef};
-use labwright_registry::{Images, Inspection, Layout, PlatformInspection, ReferrerInspection, media_type};
+use labwright_registry::{Images, Inspection, Layout, PlatformInspection, ReferrerInspection, annotations, media_type};
 use serde::Serialize;
 
 use labwright_lab::bundle::Config;
@@ -190,8 +190,12 @@ fn list(context: &Context<'_>) -> Result<(), CommandError> {
     if tags.is_empty() {
         context.ui.note("there is no image yet; `labwright build` makes one");
     }
-    let lines: Vec<Line> =
-        tags.into_iter().map(|(image, found)| Line { image, digest: found.digest.to_string() }).collect();
+    // The images and the chart of a lab are shown with it.
+    let lines: Vec<Line> = tags
+        .into_iter()
+        .filter(|(_, found)| !found.annotations.contains_key(annotations::LAB_PART))
+        .map(|(image, found)| Line { image, digest: found.digest.to_string() })
+        .collect();
     context.ui.result(&lines, || {
         lines.iter().map(|line| format!("{}\t{}", line.image, line.digest)).collect::<Vec<_>>().join("\n")
     })
