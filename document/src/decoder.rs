@@ -1,6 +1,7 @@
 //! From the written tree to plain values: decoders that collect mistakes instead of stopping at the first.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::Arc;
@@ -408,6 +409,24 @@ impl<'a, C> Decoder<'a, C> {
             }
         }
         None
+    }
+
+    /// Adds a value that must be given once; says where it was first when it is not, and returns `None` then.
+    pub fn once<T: PartialEq + fmt::Display>(
+        &mut self,
+        seen: &mut Vec<(T, Span)>,
+        value: T,
+        span: Span,
+        what: &str,
+    ) -> Option<()> {
+        if let Some((_, first)) = seen.iter().find(|(known, _)| *known == value) {
+            let (line, column) = self.file.line_column(first.start);
+            let diagnostic = self.error(span, format!("{what} {value} is given twice"));
+            self.push(diagnostic.label(format!("first given at line {line}, column {column}")));
+            return None;
+        }
+        seen.push((value, span));
+        Some(())
     }
 
     /// Adds a name that must be unique; says where it was first when it is not.

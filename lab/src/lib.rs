@@ -18,6 +18,7 @@ mod rules;
 mod schema;
 mod value;
 
+pub use labwright_document::rules::is_label;
 pub use labwright_document::{FileKind, Files};
 pub use load::{ImageOffer, Loaded, Origin, is_lab, load, recipes_in, to_json};
 pub use lock::{Door, LockedImage, LockedLab};

@@ -1,10 +1,13 @@
 //! Bundles and charts: what is in them, and what is not taken from strangers.
 
+#[path = "support/images.rs"]
+mod images;
 mod support;
 
 use std::collections::BTreeMap;
 
-use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, ImageFacts};
+use images::facts;
+use labwright_core::{AccessKind, Arch, Digest, ImageFacts};
 use labwright_lab::bundle::{Chart, Config, Source, Tree, bundle, chart, open};
 use labwright_lab::manifests::Options;
 use labwright_lab::resolved::KubevirtVersion;
@@ -12,31 +15,6 @@ use labwright_lab::{LockedImage, LockedLab};
 use support::{Disk, full, here, load_text};
 
 const REPOSITORY: &str = "registry.example/labs/two-host-pentest";
-
-fn facts() -> ImageFacts {
-    let digest = Digest::sha256(b"");
-    ImageFacts {
-        name: "attacker".to_owned(),
-        version: "1.0.0".to_owned(),
-        title: None,
-        arch: Arch::Amd64,
-        virtual_size: ByteSize::from_bytes(8 << 30),
-        base: "debian-13".to_owned(),
-        base_digest: digest.clone(),
-        recipe_digest: digest.clone(),
-        build_key: digest,
-        tool_version: "0.1.0".to_owned(),
-        access: vec![AccessFact {
-            name: "shell".to_owned(),
-            kind: AccessKind::Terminal,
-            port: 7681,
-            path: "/shell/".to_owned(),
-            user: Some("student".to_owned()),
-        }],
-        front_door: Some(7681),
-        extra_packages: Vec::new(),
-    }
-}
 
 fn locked(text: &str) -> LockedLab {
     let image = |repository: &str, facts: Option<ImageFacts>| LockedImage {
@@ -47,7 +25,7 @@ fn locked(text: &str) -> LockedLab {
     };
     let loaded = load_text(text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let images = BTreeMap::from([
-        ("attacker".to_owned(), image(REPOSITORY, Some(facts()))),
+        ("attacker".to_owned(), image(REPOSITORY, Some(facts(&[("shell", AccessKind::Terminal)])))),
         ("builder".to_owned(), image("registry.example/labs/builder", None)),
         ("target".to_owned(), image("registry.example/app", None)),
     ]);

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use labwright_lab::is_label;
+
 use crate::args::{New, Template};
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -67,7 +69,7 @@ impl Template {
 pub(super) fn run(args: &New, context: &Context<'_>) -> Result<(), CommandError> {
     let (name, template) = (&args.name, args.template);
     let longest = template.longest_name();
-    if !is_name(name, longest) {
+    if !is_label(name, longest) {
         return Err(CommandError::sentence(
             Kind::Usage,
             format!("`{name}` cannot be the name of a {}", template.noun()),
@@ -98,28 +100,9 @@ pub(super) fn run(args: &New, context: &Context<'_>) -> Result<(), CommandError>
     Ok(())
 }
 
-/// Whether the text is a DNS label of at most this many characters.
-fn is_name(text: &str, longest: usize) -> bool {
-    let edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    text.len() <= longest
-        && edge(text.bytes().next())
-        && edge(text.bytes().last())
-        && text.bytes().all(|byte| byte == b'-' || edge(Some(byte)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_dns_labels() {
-        for good in ["a", "web-desktop", "9p"] {
-            assert!(is_name(good, 32), "{good}");
-        }
-        for bad in ["", "-a", "a-", "A", "a_b", "../a", "a/b", &"a".repeat(33)] {
-            assert!(!is_name(bad, 32), "{bad}");
-        }
-    }
 
     #[test]
     fn the_names_of_recipes_fit() {

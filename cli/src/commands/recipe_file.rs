@@ -19,6 +19,12 @@ pub(super) fn find(path: &Path) -> Result<PathBuf, CommandError> {
     if file.is_file() {
         return Ok(documents::tidy(&file));
     }
+    if path.join(documents::LAB).is_file() {
+        let text = format!("{} is a lab, and this is for recipes", path.display());
+        return Err(CommandError::sentence(Kind::Input, text).hint(
+            "name the directory of the recipe of one of its machines; `check`, `build`, `push` and `render` take labs",
+        ));
+    }
     Err(documents::missing(if path.is_dir() {
         format!("there is no {RECIPE} in {}", path.display())
     } else {

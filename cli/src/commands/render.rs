@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use labwright_core::ImageRef;
-use labwright_lab::LockedLab;
 use labwright_lab::manifests::{
     self, Object, Options, PodSecurity, PullPolicy, Router, Routes, ServiceKind, Tls, session_secrets, to_yaml,
 };
 use labwright_lab::resolved::KubevirtVersion;
+use labwright_lab::{LockedLab, is_label};
 use rand::Rng as _;
 use serde::Serialize;
 
@@ -122,7 +122,7 @@ fn options(args: &Render, lab: &LockedLab) -> Result<Options, CommandError> {
     let cluster = &args.cluster;
     let version = args.kubevirt.or(lab.lab().kubevirt_version).unwrap_or(KubevirtVersion::ALL[0]);
     let namespace = args.namespace.clone().unwrap_or_else(|| lab.lab().name.clone());
-    if !is_label(&namespace) {
+    if !is_label(&namespace, 63) {
         let text = format!("`{namespace}` is not a name of a namespace (small letters, digits and `-`, at most 63)");
         return Err(CommandError::sentence(Kind::Usage, text));
     }
@@ -152,21 +152,13 @@ fn options(args: &Render, lab: &LockedLab) -> Result<Options, CommandError> {
     })
 }
 
-fn is_label(text: &str) -> bool {
-    let edge = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-    text.len() <= 63
-        && edge(text.bytes().next())
-        && edge(text.bytes().last())
-        && text.bytes().all(|byte| byte == b'-' || edge(Some(byte)))
-}
-
 fn routes(cluster: &Cluster) -> Result<Option<Routes>, CommandError> {
     let Some(kind) = cluster.routes else { return Ok(None) };
     let needed = |value: &Option<String>, option: &str| {
         value.clone().ok_or_else(|| CommandError::sentence(Kind::Usage, format!("these routes need {option}")))
     };
     let host = needed(&cluster.host, "--host HOST")?;
-    if host.len() > 253 - 38 || !host.split('.').all(is_label) {
+    if host.len() > 253 - 38 || !host.split('.').all(|part| is_label(part, 63)) {
         return Err(CommandError::sentence(Kind::Usage, format!("`{host}` is not a host name")));
     }
     let tls = match cluster.tls.as_str() {

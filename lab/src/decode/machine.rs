@@ -329,13 +329,7 @@ fn http(decoder: &mut Decoder<'_>, node: &Node, ports: &mut Vec<(i64, Span)>) ->
     });
     let port = decoder.required(&fields, "port", "an access").and_then(|node| {
         let port = decoder.integer(node, "`port`", 1..=65_535)?;
-        if let Some((_, first)) = ports.iter().find(|(known, _)| *known == port) {
-            let (line, column) = decoder.file.line_column(first.start);
-            let diagnostic = decoder.error(node.span, format!("port {port} is given twice"));
-            decoder.push(diagnostic.label(format!("first given at line {line}, column {column}")));
-            return None;
-        }
-        ports.push((port, node.span));
+        decoder.once(ports, port, node.span, "port")?;
         u16::try_from(port).ok()
     });
     kind?;

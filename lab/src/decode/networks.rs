@@ -1,5 +1,7 @@
 //! `networks`, and the machines' places in them.
 
+use std::collections::BTreeMap;
+
 use ipnet::Ipv4Net;
 use labwright_core::{Diagnostic, Span};
 use labwright_document::rules as shared;
@@ -18,7 +20,7 @@ const IMPLICIT: &str = "default";
 pub(super) struct Networks {
     pub(super) declared: Vec<Network>,
     names: Vec<Text>,
-    addresses: Vec<(String, std::net::Ipv4Addr, Span)>,
+    addresses: BTreeMap<String, Vec<(std::net::Ipv4Addr, Span)>>,
     used: Vec<String>,
 }
 
@@ -121,13 +123,8 @@ impl Networks {
             decoder.push(decoder.error(text.span, message).hint(hint));
             return None;
         }
-        if let Some((.., first)) = self.addresses.iter().find(|(name, known, _)| name == network && *known == address) {
-            let (line, column) = decoder.file.line_column(first.start);
-            let diagnostic = decoder.error(text.span, format!("address {address} is given twice"));
-            decoder.push(diagnostic.label(format!("first given at line {line}, column {column}")));
-            return None;
-        }
-        self.addresses.push((network.to_owned(), address, text.span));
+        let taken = self.addresses.entry(network.to_owned()).or_default();
+        decoder.once(taken, address, text.span, "address")?;
         Some(address)
     }
 
