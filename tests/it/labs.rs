@@ -156,6 +156,13 @@ fn build_publishes_a_lab_as_one_artifact() {
     assert_eq!(lock["images"]["oci:c:1"], built["machines"][1]["digest"]);
     json(&lab.run(&["--format", "json", "build", "two"]));
 
+    let plan = json(&lab.run(&["--format", "json", "plan", "one"]));
+    let recipe = &plan["recipes"][0];
+    assert_eq!(
+        (&plan["lab"], &recipe["machines"], &recipe["upToDate"]),
+        (&"one".into(), &serde_json::json!(["web"]), &true.into())
+    );
+
     // Two labs in one repository, with the same names of machines.
     let pushed = json(&lab.run(&["--format", "json", "push", "./one", &format!("{there}:one"), "--plain-http"]));
     json(&lab.run(&["--format", "json", "push", "./two", &format!("{there}:two"), "--plain-http"]));

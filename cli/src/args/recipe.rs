@@ -135,14 +135,16 @@ pub enum OnError {
 /// Arguments of `plan`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example: labwright plan recipes/library/debian-terminal
+Examples:
+  labwright plan recipes/library/debian-terminal
+  labwright plan scan        # each recipe of a lab
 
 Nothing is downloaded, made or written. Cached layers are believed by their length; a build checks their contents.")]
 pub struct Plan {
-    /// A recipe, or the directory that holds one
+    /// A recipe or a lab, or the directory that holds one
     #[arg(default_value = ".", value_name = "PATH")]
     pub path: PathBuf,
-    /// Gives a variable of the recipe another value
+    /// Gives a variable of the recipe or lab another value
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
     /// Fails with exit code 7 where a build would have to change labwright.lock

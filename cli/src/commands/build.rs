@@ -45,28 +45,19 @@ struct StepAnswer {
     cached: bool,
 }
 
-/// What to do where the store lacks an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Make {
-    /// Build it.
-    Missing,
-    /// Fail: whoever asked wants what was built.
-    Nothing,
-}
-
 /// Builds the disk of a recipe, or of each machine of a lab, and packs it.
 pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandError> {
     match documents::find(&args.path)? {
         Document::Lab(file) => lab_images::build(args, &file, context),
         Document::Recipe => {
-            let answer = recipe(args, Make::Missing, context)?;
+            let answer = recipe(args, context)?;
             context.ui.result(&answer, || answer.image.clone())
         }
     }
 }
 
 /// Builds the disk of a recipe and packs it.
-pub(super) fn recipe(args: &Build, make: Make, context: &Context<'_>) -> Result<Answer, CommandError> {
+pub(super) fn recipe(args: &Build, context: &Context<'_>) -> Result<Answer, CommandError> {
     let terminal = match args.on_error {
         OnError::Fail => None,
         OnError::Shell => Some(Terminal::take()?),
@@ -82,10 +73,7 @@ pub(super) fn recipe(args: &Build, make: Make, context: &Context<'_>) -> Result<
             wanted.push(name.clone());
         }
     }
-    let secrets = match make {
-        Make::Missing => build_secrets::gather(&wanted, &args.secret)?,
-        Make::Nothing => Vec::new(),
-    };
+    let secrets = build_secrets::gather(&wanted, &args.secret)?;
     let (loaded, uppers) = recipes.split_first().expect("a chain has a recipe");
     let arch = architecture(loaded)?;
     let store = Layout::open_or_create(context.settings.store())?;
@@ -124,11 +112,6 @@ pub(super) fn recipe(args: &Build, make: Make, context: &Context<'_>) -> Result<
             Builder::new(&context.settings.home, "/proc/self/exe")?.remember(&plan)?;
             return Ok(report_unchanged(built, context));
         }
-    }
-    if make == Make::Nothing {
-        let (name, version) = (&plan.recipe().name, &plan.recipe().version);
-        let text = format!("the store has no image {name}:{version} of what {} says now", args.path.display());
-        return Err(CommandError::sentence(Kind::Input, text).hint("`labwright build` makes it"));
     }
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;

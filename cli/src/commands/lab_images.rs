@@ -11,12 +11,20 @@ use labwright_registry::Images;
 use serde::Serialize;
 
 use super::base::LOCK_NAME;
-use super::build::{self, Make};
 use super::lab_file::{LabFile, load_lab};
-use super::{documents, image};
-use crate::args::{Build, Registries};
+use super::{build, documents, image, plan};
+use crate::args::{Build, Plan, Registries};
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
+
+/// What to do where the store lacks the image of a recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Make {
+    /// Build it.
+    Missing,
+    /// Fail: whoever asked wants what was built.
+    Nothing,
+}
 
 /// An image that a machine of a lab runs.
 #[derive(Debug, Clone)]
@@ -191,11 +199,24 @@ fn from_recipe(
     context: &Context<'_>,
 ) -> Result<Found, CommandError> {
     // Values are for the variables of the lab that was named; those of its recipes have their defaults.
-    let args = Build { path: path.to_owned(), set: Vec::new(), ..args.clone() };
-    let answer = build::recipe(&args, make, context)?;
-    let at: ImageRef = answer.image.parse().map_err(|error| CommandError::new(Kind::Bug, error))?;
+    let (path, set) = (path.to_owned(), Vec::new());
+    let (image, unchanged) = match make {
+        Make::Missing => {
+            let answer = build::recipe(&Build { path, set, ..args.clone() }, context)?;
+            (answer.image, answer.unchanged)
+        }
+        Make::Nothing => {
+            let plan = plan::recipe(&Plan { path: path.clone(), set, locked: false }, context)?;
+            if !plan.up_to_date {
+                let text = format!("the store has no image {} of what {} says now", plan.image, path.display());
+                return Err(CommandError::sentence(Kind::Input, text).hint("`labwright build` makes it"));
+            }
+            (plan.image, true)
+        }
+    };
+    let at: ImageRef = image.parse().map_err(|error| CommandError::new(Kind::Bug, error))?;
     let mut found = inspected(&at, images, context)?;
-    found.unchanged = answer.unchanged;
+    found.unchanged = unchanged;
     Ok(found)
 }
 

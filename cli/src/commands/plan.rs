@@ -1,11 +1,16 @@
+use std::path::{Path, PathBuf};
+
 use labwright_base_images::{Base, Cache, DiskFormat};
 use labwright_builder::{Forecast, Known, Plan, Reason, Size, SizeFrom, StepForecast, StepKind, forecast, recall};
 use labwright_core::{Arch, ByteSize, Digest};
+use labwright_lab::resolved::ImageSource;
 use labwright_recipes::Loaded;
 use labwright_registry::Layout;
 use serde::Serialize;
 
 use super::base::{self, Looked, Missing, Pins};
+use super::documents::{self, Document};
+use super::lab_file::load_lab;
 use super::package_locks::PackageLocks;
 use super::{build, recipe_file};
 use crate::args;
@@ -15,12 +20,12 @@ use crate::error::CommandError;
 /// The answer of `plan`. Fields are only ever added.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+pub(super) struct Answer {
     /// `NAME:VERSION` in the local store.
-    image: String,
+    pub(super) image: String,
     arch: Arch,
     /// Whether the store has the image that a build would make: then a build does nothing.
-    up_to_date: bool,
+    pub(super) up_to_date: bool,
     base: BaseAnswer,
     steps: Vec<StepAnswer>,
     /// What a build would fetch.
@@ -64,8 +69,63 @@ struct ReasonAnswer {
     text: String,
 }
 
+/// The answer of `plan` for a lab. Fields are only ever added.
+#[derive(Debug, Serialize)]
+struct LabAnswer {
+    /// The lab's name.
+    lab: String,
+    /// What a build does for each of its recipes, in the order of the machines.
+    recipes: Vec<RecipeAnswer>,
+}
+
+/// A recipe of a lab.
+#[derive(Debug, Serialize)]
+struct RecipeAnswer {
+    /// The machines that run its image.
+    machines: Vec<String>,
+    #[serde(flatten)]
+    plan: Answer,
+}
+
 /// Says what a build would do.
 pub(super) fn run(args: &args::Plan, context: &Context<'_>) -> Result<(), CommandError> {
+    match documents::find(&args.path)? {
+        Document::Recipe => {
+            let answer = recipe(args, context)?;
+            context.ui.result(&answer, || text(&answer))
+        }
+        Document::Lab(file) => {
+            let answer = lab(args, &file, context)?;
+            context.ui.result(&answer, || {
+                let of_recipe = |one: &RecipeAnswer| format!("{}\n{}", one.machines.join(", "), text(&one.plan));
+                answer.recipes.iter().map(of_recipe).collect::<Vec<_>>().join("\n\n")
+            })
+        }
+    }
+}
+
+/// What a build of a lab would do. Images that are no recipe's are looked up by a build, and not here: that asks the network.
+fn lab(args: &args::Plan, file: &Path, context: &Context<'_>) -> Result<LabAnswer, CommandError> {
+    let lab = load_lab(file, &args.set)?;
+    super::show_warnings(&lab.warnings, context);
+    let mut by_recipe: Vec<(PathBuf, Vec<String>)> = Vec::new();
+    for machine in &lab.loaded.lab.machines {
+        let ImageSource::Recipe(path) = &machine.image else { continue };
+        match by_recipe.iter_mut().find(|(known, _)| *known == path.path) {
+            Some((_, machines)) => machines.push(machine.name.clone()),
+            None => by_recipe.push((path.path.clone(), vec![machine.name.clone()])),
+        }
+    }
+    let mut recipes = Vec::new();
+    for (path, machines) in by_recipe {
+        let plan = recipe(&args::Plan { path, set: Vec::new(), locked: args.locked }, context)?;
+        recipes.push(RecipeAnswer { machines, plan });
+    }
+    Ok(LabAnswer { lab: lab.loaded.lab.name, recipes })
+}
+
+/// What a build of a recipe would do.
+pub(super) fn recipe(args: &args::Plan, context: &Context<'_>) -> Result<Answer, CommandError> {
     let recipes = recipe_file::load_chain(&args.path, &args.set)?;
     for loaded in &recipes {
         super::show_warnings(&loaded.warnings, context);
@@ -115,8 +175,7 @@ pub(super) fn run(args: &args::Plan, context: &Context<'_>) -> Result<(), Comman
             bytes: None,
         });
     }
-    let answer = answer(&plan, forecast, downloads, up_to_date, known);
-    context.ui.result(&answer, || text(&answer))
+    Ok(answer(&plan, forecast, downloads, up_to_date, known))
 }
 
 /// Stands for a base that is not there, so that the steps can be listed; not a key of them is shown.

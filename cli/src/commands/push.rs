@@ -8,11 +8,10 @@ use labwright_lab::resolved::KubevirtVersion;
 use labwright_registry::bundle as packing;
 use labwright_registry::{CopyOptions, LabImage, Layout};
 
-use super::build::Make;
 use super::documents::{self, Document, HostFiles};
 use super::image::{self, report, tag_of, with_tag};
 use super::lab_file::load_lab;
-use super::lab_images::{gather, is_local, locked};
+use super::lab_images::{Make, gather, is_local, locked};
 use super::published::{self, Published};
 use crate::args::{Build, Push};
 use crate::commands::Context;

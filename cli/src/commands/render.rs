@@ -11,10 +11,9 @@ use labwright_lab::{LockedLab, is_label};
 use rand::Rng as _;
 use serde::Serialize;
 
-use super::build::Make;
 use super::documents::{self, Document};
 use super::lab_file::load_lab;
-use super::lab_images::{gather, is_local, locked};
+use super::lab_images::{Make, gather, is_local, locked};
 use super::published;
 use crate::args::{Build, Cluster, Dns, Render, RouteKind, ServiceChoice, WithSecrets};
 use crate::commands::Context;
