@@ -11,6 +11,7 @@ mod audit;
 mod bases;
 mod basics;
 mod boot;
+mod bootstraps;
 mod disks;
 mod faults;
 mod full;

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::base::{self, Bases, Pins};
 use super::package_locks::PackageLocks;
+use super::runner::Wish;
 use super::terminal::Terminal;
 use super::{build_secrets, disk_cache, image, recipe_file, runner};
 use crate::args::{Build, OnError};
@@ -72,7 +73,8 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
         (false, true) => Pins::Update,
         (false, false) => Pins::Keep,
     };
-    let base = bases.fetch(loaded, arch, pins)?;
+    let wish = Wish { choice: args.runner, kernel: args.appliance_kernel.as_deref() };
+    let base = bases.fetch(loaded, arch, pins, wish)?;
     let mut recipe = loaded.recipe.clone();
     bases.bring_ttyd(&mut recipe, arch)?;
     let mut plan = Plan::new(recipe, arch, base)?;
