@@ -30,6 +30,9 @@ pub struct Lock {
     /// What was installed, by the recipe's name.
     #[serde(default, skip_serializing_if = "Unique::is_empty")]
     packages: Unique<String, Unique<Arch, PackageLock>>,
+    /// The digests of the images of each lab's machines, when the lab was last built.
+    #[serde(default, skip_serializing_if = "Unique::is_empty")]
+    labs: Unique<String, Unique<String, Digest>>,
 }
 
 /// What a name meant.
@@ -85,7 +88,13 @@ pub enum LockError {
 
 impl Default for Lock {
     fn default() -> Self {
-        Self { version: VERSION, bases: Unique::default(), images: Unique::default(), packages: Unique::default() }
+        Self {
+            version: VERSION,
+            bases: Unique::default(),
+            images: Unique::default(),
+            packages: Unique::default(),
+            labs: Unique::default(),
+        }
     }
 }
 
@@ -194,6 +203,17 @@ impl Lock {
         self.images.0.insert(name.to_owned(), digest)
     }
 
+    /// Writes down which image each machine of a lab has.
+    pub fn set_lab(&mut self, lab: &str, machines: impl IntoIterator<Item = (String, Digest)>) {
+        self.labs.0.insert(lab.to_owned(), Unique(machines.into_iter().collect()));
+    }
+
+    /// The images of a lab's machines when it was last built.
+    pub fn lab(&self, lab: &str) -> impl Iterator<Item = (&str, &Digest)> {
+        let machines = self.labs.0.get(lab).map(|machines| &machines.0);
+        machines.into_iter().flatten().map(|(name, digest)| (name.as_str(), digest))
+    }
+
     /// Pins a name, and returns what it meant before.
     pub fn set(&mut self, name: &str, arch: Arch, pin: Pin) -> Option<Pin> {
         self.bases.0.entry(name.to_owned()).or_default().0.insert(arch, pin)
@@ -249,6 +269,19 @@ mod tests {
             "a".repeat(64)
         );
         assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    }
+
+    #[test]
+    fn labs_do_not_fight() {
+        let digest = |text: &str| Digest::sha256(text.as_bytes());
+        let mut lock = Lock::default();
+        lock.set_lab("one", [("web".to_owned(), digest("1"))]);
+        lock.set_lab("two", [("web".to_owned(), digest("2"))]);
+        lock.set_lab("one", [("db".to_owned(), digest("3"))]);
+        assert_eq!(lock.lab("one").collect::<Vec<_>>(), [("db", &digest("3"))]);
+        assert_eq!(lock.lab("two").collect::<Vec<_>>(), [("web", &digest("2"))]);
+        assert_eq!(lock.lab("none").count(), 0);
+        assert_eq!(serde_json::from_str::<Lock>(&lock.text()).unwrap(), lock);
     }
 
     #[test]

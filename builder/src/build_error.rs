@@ -83,6 +83,27 @@ pub enum BuildError {
     Cancelled(#[from] Cancelled),
 }
 
+impl AuditError {
+    /// Why the disk can be looked at by the vm runner only, if that is what went wrong: a fragment for people.
+    pub fn needs_machine(&self) -> Option<&str> {
+        match self {
+            Self::Disk(source) => source.needs_machine(),
+            Self::Work(_) => None,
+        }
+    }
+}
+
+impl BuildError {
+    /// Why the disk can be built on by the vm runner only, if that is what went wrong: a fragment for people. No step was
+    /// run then.
+    pub fn needs_machine(&self) -> Option<&str> {
+        match self {
+            Self::Disk { source, .. } => source.needs_machine(),
+            _ => None,
+        }
+    }
+}
+
 fn excerpt(tail: &[String]) -> String {
     if tail.is_empty() { String::new() } else { format!("; its last lines:\n    {}", tail.join("\n    ")) }
 }

@@ -25,7 +25,7 @@ const STEP_VERSION: u32 = 3;
 const TIME_LIMIT: Duration = Duration::from_hours(1);
 
 /// What will be done to make a recipe's disk, in which order, and by which key each result is found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     pub(crate) recipe: Recipe,
     pub(crate) arch: Arch,
@@ -114,7 +114,7 @@ impl StepKind {
 }
 
 /// One step of a plan.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Step {
     /// The name of the recipe below that it belongs to; none for the plan's own.
     pub(crate) of: Option<String>,

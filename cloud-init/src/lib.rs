@@ -35,5 +35,5 @@ mod yaml;
 
 pub use credential::{Credential, InvalidCredential};
 pub use front_door::{ConfigFile, FrontDoor, GuestConfig, InvalidFrontDoor, Terminal, front_door};
-pub use seed::{Seed, SeedError, meta_data, network_config};
+pub use seed::{Card, Seed, SeedError, meta_data, network_config, network_config_of};
 pub use user_data::{SessionConfig, user_data};

@@ -1,6 +1,6 @@
 use std::io::{self, Cursor, Write as _};
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use crate::yaml;
 
@@ -78,19 +78,38 @@ pub fn meta_data(instance_id: &str, hostname: Option<&str>) -> String {
     yaml::write(&map)
 }
 
+/// A network card of a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Card {
+    /// Its MAC address.
+    pub mac: String,
+    /// `ADDRESS/PREFIX`; `None` asks DHCP.
+    pub address: Option<String>,
+}
+
 /// A network-config that asks DHCP on the card with this MAC address.
-///
-/// The card is found by address and named `eth0`, because that is the one way of saying it that every renderer of
-/// cloud-init (netplan, networkd, ifupdown) follows; a pattern for names is not.
 pub fn network_config(mac: &str) -> String {
-    let card = json!({
-        "type": "physical",
-        "name": "eth0",
-        "mac_address": mac,
-        "subnets": [{"type": "dhcp"}],
-    });
+    network_config_of(&[Card { mac: mac.to_owned(), address: None }])
+}
+
+/// A network-config for these cards. One with an address of its own gets no route but that to its network.
+///
+/// A card is found by address and named `eth0`, `eth1`, …, because that is the one way of saying it that every renderer
+/// of cloud-init (netplan, networkd, ifupdown) follows; a pattern for names is not.
+pub fn network_config_of(cards: &[Card]) -> String {
+    let cards: Vec<Value> = cards
+        .iter()
+        .enumerate()
+        .map(|(at, card)| {
+            let subnet = match &card.address {
+                Some(address) => json!({"type": "static", "address": address}),
+                None => json!({"type": "dhcp"}),
+            };
+            json!({"type": "physical", "name": format!("eth{at}"), "mac_address": card.mac, "subnets": [subnet]})
+        })
+        .collect();
     let mut map = Map::new();
     map.insert("version".to_owned(), json!(1));
-    map.insert("config".to_owned(), json!([card]));
+    map.insert("config".to_owned(), json!(cards));
     yaml::write(&map)
 }

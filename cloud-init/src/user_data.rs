@@ -8,16 +8,32 @@ use crate::{Credential, yaml};
 pub(crate) const CREDENTIAL_PATH: &str = "/etc/labwright/credential";
 
 /// What one session gives its guest at boot.
-#[derive(Debug, Clone, Default)]
+///
+/// `Debug` shows no password.
+#[derive(Clone, Default)]
 pub struct SessionConfig {
     /// The host name; the image's own if `None`.
     pub hostname: Option<String>,
     /// What opens the front door; without one, nothing listens there.
     pub credential: Option<Credential>,
+    /// Passwords of accounts that are in the image already, by account: for its login, its `sudo` and, where the image lets
+    /// SSH take passwords, for SSH.
+    pub passwords: BTreeMap<String, String>,
     /// Public keys for SSH by account. The accounts are in the image already.
     pub ssh_authorized_keys: BTreeMap<String, Vec<String>>,
     /// Further top-level keys of cloud-config. A list is appended to ours of the same name, anything else replaces it.
     pub extra: Map<String, Value>,
+}
+
+impl std::fmt::Debug for SessionConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionConfig")
+            .field("hostname", &self.hostname)
+            .field("credential", &self.credential)
+            .field("passwords", &self.passwords.keys())
+            .field("ssh_authorized_keys", &self.ssh_authorized_keys)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The session's user-data: `#cloud-config` for cloud-init.
@@ -37,6 +53,15 @@ pub fn user_data(session: &SessionConfig) -> String {
             "content": format!("{}:{}\n", credential.user(), credential.password()),
         });
         config.insert("write_files".to_owned(), json!([file]));
+    }
+    if !session.passwords.is_empty() {
+        let users: Vec<Value> = session
+            .passwords
+            .iter()
+            .map(|(name, password)| json!({"name": name, "password": password, "type": "text"}))
+            .collect();
+        // Nobody is to be asked for a new password at the first login.
+        config.insert("chpasswd".to_owned(), json!({"expire": false, "users": users}));
     }
     if !session.ssh_authorized_keys.is_empty() {
         // The list replaces the image's own, so that must be named again.
@@ -64,6 +89,7 @@ mod tests {
         let session = SessionConfig {
             hostname: Some("attacker".to_owned()),
             credential: Some(Credential::new("student", r#"a"b\c: #d"#).unwrap()),
+            passwords: BTreeMap::from([("student".to_owned(), "12345".to_owned())]),
             ssh_authorized_keys: BTreeMap::from([("student".to_owned(), vec!["ssh-ed25519 AAAA key".to_owned()])]),
             extra: json!({"write_files": [{"path": "/flag", "content": "FLAG"}], "runcmd": [["true"]]})
                 .as_object()

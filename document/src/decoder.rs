@@ -1,16 +1,17 @@
 //! From the written tree to plain values: decoders that collect mistakes instead of stopping at the first.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::fmt;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::Arc;
 
-use labwright_core::{Diagnostic, SourceFile, Span, did_you_mean};
+use labwright_core::{ByteSize, Diagnostic, SourceFile, Span, did_you_mean};
 
 use crate::files::Files;
 use crate::node::{Kind, Meaning, Node, Scalar, Style};
 use crate::place;
-use crate::template::{FILTERS, MistakeKind, OPEN, Templates};
+use crate::template::{FILTERS, MistakeKind, OPEN, Templates, expressions};
 
 /// What a text should have been, to follow "… is not": `a DNS label (…)`.
 pub type Wanted = &'static str;
@@ -26,6 +27,8 @@ pub struct Words {
     pub elsewhere: &'static [(&'static str, &'static str)],
     /// Why a text that says what the document is has no expressions.
     pub fixed: &'static str,
+    /// Names that only mean something in some places, with what to do elsewhere.
+    pub elsewhere_names: &'static [(&'static str, &'static str)],
 }
 
 /// What the decoders of one document share. `C` is what the kind of document needs besides.
@@ -56,6 +59,15 @@ pub struct Text {
     pub value: String,
     /// Where it was written.
     pub span: Span,
+}
+
+/// A part of a text in which some expressions are not for the templates.
+#[derive(Debug, Clone)]
+pub enum Piece {
+    /// Text with its expressions evaluated.
+    Text(String),
+    /// What stands in an expression that the caller knows.
+    Own(Text),
 }
 
 /// The entries of a mapping whose keys are all known.
@@ -164,6 +176,58 @@ impl<'a, C> Decoder<'a, C> {
         Some(Text { value, span: node.span })
     }
 
+    /// A text whose expressions are evaluated, apart from those that are the caller's `own`: these are given as they
+    /// stand, in their place.
+    pub fn pieces(&mut self, node: &Node, what: &str, own: impl Fn(&str) -> bool) -> Option<Vec<Piece>> {
+        let scalar = self.plain_text(node, what)?;
+        let (mut pieces, mut complete, mut from) = (Vec::new(), true, 0);
+        let mut text = |decoder: &mut Self, pieces: &mut Vec<Piece>, range| match decoder
+            .evaluate_part(scalar, node.span, range)
+        {
+            Some(value) => pieces.push(Piece::Text(value)),
+            None => complete = false,
+        };
+        for (range, inner) in expressions(&scalar.value) {
+            if own(inner) {
+                text(self, &mut pieces, from..range.start);
+                from = range.end;
+                let exact = place::within(&self.file.text, node.span, scalar.style, &scalar.value, range);
+                pieces.push(Piece::Own(Text { value: inner.to_owned(), span: exact.unwrap_or(node.span) }));
+            }
+        }
+        text(self, &mut pieces, from..scalar.value.len());
+        complete.then_some(pieces)
+    }
+
+    /// A size in binary units, within limits.
+    pub fn size(&mut self, node: &Node, what: &str, limits: RangeInclusive<ByteSize>) -> Option<ByteSize> {
+        let text = self.text(node, what)?;
+        match text.value.parse::<ByteSize>() {
+            Ok(size) if limits.contains(&size) => Some(size),
+            Ok(size) => {
+                let diagnostic = self.error(text.span, format!("{what} cannot be {size}"));
+                self.push(diagnostic.hint(format!("from {} to {}", limits.start(), limits.end())));
+                None
+            }
+            Err(error) => {
+                let diagnostic = self.error(text.span, format!("`{}` is not a size", shown(&text.value)));
+                let diagnostic = diagnostic.hint(error.to_string());
+                let digits = text.value.trim_end_matches(|c: char| !c.is_ascii_digit());
+                let meant = text.value.chars().find_map(|c| match c.to_ascii_uppercase() {
+                    unit @ ('M' | 'G' | 'T') => Some(unit),
+                    _ => None,
+                });
+                self.push(match meant {
+                    Some(unit) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                        diagnostic.hint(format!("did you mean `{digits}{unit}i`?"))
+                    }
+                    _ => diagnostic,
+                });
+                None
+            }
+        }
+    }
+
     /// A text that must not have expressions.
     pub fn fixed_text(&mut self, node: &Node, what: &str) -> Option<Text> {
         let scalar = self.plain_text(node, what)?;
@@ -197,10 +261,15 @@ impl<'a, C> Decoder<'a, C> {
 
     /// Evaluates the expressions of a scalar; mistakes point at the exact word where the scalar's style allows it.
     fn evaluate(&mut self, scalar: &Scalar, span: Span) -> Option<String> {
-        if !scalar.value.contains(OPEN) {
-            return Some(scalar.value.clone());
+        self.evaluate_part(scalar, span, 0..scalar.value.len())
+    }
+
+    fn evaluate_part(&mut self, scalar: &Scalar, span: Span, part: Range<usize>) -> Option<String> {
+        let text = &scalar.value[part.clone()];
+        if !text.contains(OPEN) {
+            return Some(text.to_owned());
         }
-        let mistakes = match self.templates.render(&scalar.value) {
+        let mistakes = match self.templates.render(text) {
             Ok((value, used)) => {
                 self.used.extend(used);
                 return Some(value);
@@ -208,14 +277,17 @@ impl<'a, C> Decoder<'a, C> {
             Err(mistakes) => mistakes,
         };
         for mistake in mistakes {
-            let exact = place::within(&self.file.text, span, scalar.style, &scalar.value, mistake.range);
+            let range = mistake.range.start + part.start..mistake.range.end + part.start;
+            let exact = place::within(&self.file.text, span, scalar.style, &scalar.value, range);
             let place = exact.unwrap_or(span);
             let diagnostic = match mistake.kind {
                 MistakeKind::Undefined(name) => {
                     let diagnostic = self.error(place, format!("undefined variable `{name}`"));
-                    match did_you_mean(&name, self.templates.names()) {
-                        Some(meant) => diagnostic.hint(format!("did you mean `{meant}`?")),
-                        None => diagnostic.hint(
+                    let elsewhere = self.words.elsewhere_names.iter().find(|(known, _)| *known == name);
+                    match (elsewhere, did_you_mean(&name, self.templates.names())) {
+                        (Some((_, hint)), _) => diagnostic.hint(*hint),
+                        (None, Some(meant)) => diagnostic.hint(format!("did you mean `{meant}`?")),
+                        (None, None) => diagnostic.hint(
                             "declare it below `variables`; for a `${{` that is meant as it is, write `${{ '${{' }}`",
                         ),
                     }
@@ -337,6 +409,24 @@ impl<'a, C> Decoder<'a, C> {
             }
         }
         None
+    }
+
+    /// Adds a value that must be given once; says where it was first when it is not, and returns `None` then.
+    pub fn once<T: PartialEq + fmt::Display>(
+        &mut self,
+        seen: &mut Vec<(T, Span)>,
+        value: T,
+        span: Span,
+        what: &str,
+    ) -> Option<()> {
+        if let Some((_, first)) = seen.iter().find(|(known, _)| *known == value) {
+            let (line, column) = self.file.line_column(first.start);
+            let diagnostic = self.error(span, format!("{what} {value} is given twice"));
+            self.push(diagnostic.label(format!("first given at line {line}, column {column}")));
+            return None;
+        }
+        seen.push((value, span));
+        Some(())
     }
 
     /// Adds a name that must be unique; says where it was first when it is not.

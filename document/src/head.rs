@@ -12,7 +12,32 @@ use crate::template::{OPEN, Templates};
 /// The `apiVersion` of all kinds of document.
 pub const API_VERSION: &str = "labwright/v1alpha1";
 
+/// What identifies a document; `None` where there was a mistake.
+#[derive(Debug)]
+pub struct Identity {
+    /// A DNS label of at most 32 characters.
+    pub name: Option<String>,
+    /// semver, and an OCI tag.
+    pub version: Option<String>,
+    /// For people, on one line; also `None` where none is given.
+    pub title: Option<String>,
+}
+
 impl<C> Decoder<'_, C> {
+    /// Reads `name`, `version` and `title` of `metadata`.
+    pub fn identity(&mut self, fields: &Fields<'_>) -> Identity {
+        let name = self
+            .required(fields, "name", "`metadata`")
+            .and_then(|node| self.fixed_text(node, "`name`"))
+            .and_then(|text| self.follows(text, rules::name));
+        let version = self
+            .required(fields, "version", "`metadata`")
+            .and_then(|node| self.checked(node, "`version`", rules::version));
+        let title = fields.get("title").and_then(|node| self.checked(node, "`title`", rules::title));
+        let value = |text: Option<Text>| text.map(|text| text.value);
+        Identity { name: value(name), version: value(version), title: value(title) }
+    }
+
     /// Reads `apiVersion` and `kind`, which say what the rest means.
     pub fn kind(&mut self, fields: &Fields<'_>) {
         let noun = self.words.noun;

@@ -106,6 +106,11 @@ pub fn ssh_key(text: &str) -> Rule {
     if good && !text.contains(['\n', '\r']) { Ok(()) } else { Err("an SSH public key (`ssh-ed25519 AAAA…`)") }
 }
 
+/// A title.
+pub fn title(text: &str) -> Rule {
+    one_line(text).map_err(|_| "a title (one line)")
+}
+
 /// A text for people on one line.
 pub fn one_line(text: &str) -> Rule {
     if text.trim().is_empty() || text.contains(['\n', '\r']) { Err("a text of one line") } else { Ok(()) }

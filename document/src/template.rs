@@ -213,6 +213,26 @@ fn words(text: &str) -> Vec<(Range<usize>, &str, bool)> {
     found
 }
 
+/// The expressions of a text: their ranges with the delimiters, and what stands between those, trimmed. One that does
+/// not end is left out.
+pub(crate) fn expressions(text: &str) -> Vec<(Range<usize>, &str)> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(open) = text[at..].find(OPEN).map(|open| at + open) {
+        at = open + OPEN.len();
+        let inner = at;
+        while let Some(c) = text[at..].chars().next() {
+            if text[at..].starts_with("}}") {
+                found.push((open..at + 2, text[inner..at].trim()));
+                at += 2;
+                break;
+            }
+            at += if matches!(c, '\'' | '"') { quoted(&text[at..], c) } else { c.len_utf8() };
+        }
+    }
+    found
+}
+
 /// The length of a string literal with its quotes.
 fn quoted(text: &str, quote: char) -> usize {
     let mut escaped = false;
@@ -272,6 +292,13 @@ mod tests {
         assert_eq!(mistake("${{ [user] }}").1, MistakeKind::Other("a sequence cannot stand in a text".to_owned()));
         let both = templates().render("${{ a }} ${{ b }} ${{ a }}").expect_err("undefined");
         assert_eq!(both.len(), 3);
+    }
+
+    #[test]
+    fn finds_the_expressions() {
+        let text = "a ${{ x }}b${{ '}}' }}${{y}} ${{ open";
+        let found: Vec<_> = expressions(text).into_iter().map(|(range, inner)| (&text[range], inner)).collect();
+        assert_eq!(found, [("${{ x }}", "x"), ("${{ '}}' }}", "'}}'"), ("${{y}}", "y")]);
     }
 
     #[test]

@@ -35,6 +35,16 @@ impl Below {
         }
     }
 
+    /// The ways in that the disk offers, by name.
+    pub fn access(&self) -> &[(String, AccessKind)] {
+        &self.access
+    }
+
+    /// The size of the disk, where a recipe of the chain gives one.
+    pub fn disk_size(&self) -> Option<ByteSize> {
+        self.disk_size
+    }
+
     pub(crate) fn users(&self) -> impl Iterator<Item = &str> {
         self.users.iter().map(String::as_str)
     }

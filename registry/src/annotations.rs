@@ -12,3 +12,13 @@ pub const VERSION: &str = "org.opencontainers.image.version";
 pub const NAMESPACE: &str = "dev.labwright";
 /// The label that holds [`labwright_core::ImageFacts`] as JSON.
 pub const FACTS: &str = "dev.labwright.facts";
+/// On the manifest of a lab bundle: the digest of its other manifest, for imgpkg.
+pub const LAB_IMGPKG: &str = "dev.labwright.lab.imgpkg";
+/// On the manifest of a lab bundle: its Helm chart as `NAME:TAG@DIGEST`.
+pub const LAB_CHART: &str = "dev.labwright.lab.chart";
+/// In a layout's `index.json` only: the tag of the lab to which an entry belongs.
+pub const LAB_PART: &str = "dev.labwright.lab.part";
+/// The label by which imgpkg knows its bundles.
+///
+/// Source: imgpkg, pkg/imgpkg/bundle/bundle.go.
+pub const IMGPKG_BUNDLE: &str = "dev.carvel.imgpkg.bundle";

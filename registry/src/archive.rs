@@ -1,14 +1,14 @@
 //! An OCI image layout in a tar file: `oci-archive:FILE`.
 
-use std::collections::HashMap;
-use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use labwright_core::{Cancel, Digest, Hasher};
 
-use crate::document::{Descriptor, Index, MAX_DOCUMENT, to_bytes};
-use crate::layout::{INDEX, Layout, LayoutError, MARKER, copy, find_tag, note_referrer, tags_of};
+use crate::document::{Descriptor, Document, Index, InvalidDocument, MAX_DOCUMENT, to_bytes};
+use crate::layout::{INDEX, Layout, LayoutError, MARKER, copy, find_tag, is_part, note_referrer, tags_of};
 use crate::tar_reader::{Kind, TarError, TarReader};
 
 /// An OCI archive cannot be read or written.
@@ -67,6 +67,16 @@ pub enum ArchiveError {
         expected: Digest,
         /// The digest that it has.
         found: Digest,
+    },
+    /// Content is not the index or manifest that it should be.
+    #[error("{digest} in `{path}` is not an image")]
+    Document {
+        /// The archive.
+        path: PathBuf,
+        /// The content.
+        digest: Digest,
+        /// What is wrong.
+        source: InvalidDocument,
     },
     /// Input or output failed; the cause names the path.
     #[error("the archive cannot be read or written")]
@@ -139,13 +149,31 @@ impl Archive {
         let found = match (tag, self.index.manifests.as_slice()) {
             (Some(tag), _) => find_tag(&self.index, tag),
             (None, [only]) => Some(only),
-            (None, _) => None,
+            (None, all) => {
+                // What belongs to a lab is listed beside it.
+                let mut images = all.iter().filter(|entry| !is_part(entry));
+                images.next().filter(|_| images.next().is_none())
+            }
         };
         found.cloned().ok_or_else(|| ArchiveError::NoTag {
             path: self.path.clone(),
             tag: tag.unwrap_or_default().to_owned(),
             tags: tags_of(&self.index),
         })
+    }
+
+    /// What an index or manifest with this digest is, if it is there.
+    pub fn find(&self, digest: &Digest) -> Result<Option<Descriptor>, ArchiveError> {
+        let Some(&(_, size)) = self.blobs.get(digest) else { return Ok(None) };
+        let mut descriptor = Descriptor::new("", digest.clone(), size);
+        let bytes = self.read_document(&descriptor)?;
+        let document = Document::parse("", &bytes).map_err(|source| ArchiveError::Document {
+            path: self.path.clone(),
+            digest: digest.clone(),
+            source,
+        })?;
+        document.media_type().clone_into(&mut descriptor.media_type);
+        Ok(Some(descriptor))
     }
 
     /// Where content is: the file, and where in it the bytes begin.
@@ -204,29 +232,65 @@ impl Archive {
     }
 }
 
-/// Writes a whole layout as an archive, replacing the file in one step. The same layout gives the same bytes.
-pub(crate) fn write_archive(layout: &Layout, path: &Path, cancel: &Cancel) -> Result<(), ArchiveError> {
+/// A blob that goes into an archive from where it is.
+pub(crate) struct Outside {
+    /// The blob.
+    pub(crate) blob: Descriptor,
+    /// Opens it.
+    pub(crate) open: Box<dyn FnOnce() -> Result<Box<dyn Read>, ArchiveError> + Send>,
+    /// Is told the bytes so far.
+    pub(crate) progress: Box<dyn Fn(u64) + Send>,
+}
+
+/// What a member of an archive is made of.
+enum Member {
+    Blob(PathBuf),
+    Outside(Box<Outside>),
+}
+
+/// Writes a whole layout and blobs from elsewhere as an archive, replacing the file in one step. The same content gives
+/// the same bytes, wherever it came from. Blobs from elsewhere are verified.
+pub(crate) fn write_archive(
+    layout: &Layout,
+    outside: Vec<Outside>,
+    path: &Path,
+    cancel: &Cancel,
+) -> Result<(), ArchiveError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temp = tempfile::Builder::new().prefix(".labwright-").permissions(mode()).tempfile_in(parent)?;
-    let mut tar = tar::Builder::new(io::BufWriter::with_capacity(1 << 20, temp));
-    let mut add = |name: &str, size: u64, content: &mut dyn Read| -> Result<(), ArchiveError> {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(size);
-        header.set_mode(0o644);
-        header.set_entry_type(tar::EntryType::Regular);
-        header.set_path(name)?;
-        header.set_cksum();
-        let mut content = content.take(size);
-        tar.get_mut().write_all(header.as_bytes())?;
-        let done = copy(&mut content, tar.get_mut(), |_| {}, cancel)?;
-        let padding = usize::try_from(done.next_multiple_of(512) - done).expect("less than 512");
-        tar.get_mut().write_all(&vec![0; padding])?;
-        Ok(())
-    };
-    add(MARKER.0, MARKER.1.len() as u64, &mut &*MARKER.1)?;
+    let mut tar = io::BufWriter::with_capacity(1 << 20, temp);
+    add(&mut tar, MARKER.0, MARKER.1.len() as u64, &mut &*MARKER.1, |_| {}, cancel)?;
     let index = to_bytes(&layout.index()?);
-    add(INDEX, index.len() as u64, &mut index.as_slice())?;
-    let mut names: Vec<_> = Vec::new();
+    add(&mut tar, INDEX, index.len() as u64, &mut index.as_slice(), |_| {}, cancel)?;
+    for (name, member) in members(layout, outside)? {
+        match member {
+            Member::Blob(path) => {
+                let mut file = fs::File::open(path)?;
+                let size = file.metadata()?.len();
+                add(&mut tar, &name, size, &mut file, |_| {}, cancel)?;
+            }
+            Member::Outside(outside) => {
+                let Outside { blob, open, progress } = *outside;
+                let mut reader = Hashing { inner: open()?, hasher: Hasher::new(blob.digest.algorithm()) };
+                add(&mut tar, &name, blob.size, &mut reader, progress, cancel)?;
+                let found = reader.hasher.finish();
+                if found != blob.digest {
+                    let path = path.to_owned();
+                    return Err(ArchiveError::WrongDigest { path, expected: blob.digest, found });
+                }
+            }
+        }
+    }
+    tar.write_all(&[0; 1024])?;
+    let temp = tar.into_inner().map_err(io::IntoInnerError::into_error)?;
+    temp.as_file().sync_all()?;
+    temp.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// All blobs by their names in the archive.
+fn members(layout: &Layout, outside: Vec<Outside>) -> Result<BTreeMap<String, Member>, ArchiveError> {
+    let mut members = BTreeMap::new();
     for algorithm in ["sha256", "sha512"] {
         let dir = layout.dir().join("blobs").join(algorithm);
         if dir.try_exists().unwrap_or(false) {
@@ -234,21 +298,56 @@ pub(crate) fn write_archive(layout: &Layout, path: &Path, cancel: &Cancel) -> Re
                 let entry = entry?;
                 let name = entry.file_name().to_string_lossy().into_owned();
                 if format!("{algorithm}:{name}").parse::<Digest>().is_ok() {
-                    names.push((format!("blobs/{algorithm}/{name}"), entry.path()));
+                    members.insert(format!("blobs/{algorithm}/{name}"), Member::Blob(entry.path()));
                 }
             }
         }
     }
-    names.sort();
-    for (name, path) in names {
-        let mut file = fs::File::open(path)?;
-        let size = file.metadata()?.len();
-        add(&name, size, &mut file)?;
+    for one in outside {
+        let name = format!("blobs/{}/{}", one.blob.digest.algorithm().as_str(), one.blob.digest.hex());
+        members.entry(name).or_insert(Member::Outside(Box::new(one)));
     }
-    let temp = tar.into_inner()?.into_inner().map_err(io::IntoInnerError::into_error)?;
-    temp.as_file().sync_all()?;
-    temp.persist(path).map_err(|error| error.error)?;
+    Ok(members)
+}
+
+/// Adds one member; the content must have exactly `size` bytes.
+fn add(
+    tar: &mut impl Write,
+    name: &str,
+    size: u64,
+    content: &mut dyn Read,
+    progress: impl FnMut(u64),
+    cancel: &Cancel,
+) -> Result<(), ArchiveError> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size);
+    header.set_mode(0o644);
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_path(name)?;
+    header.set_cksum();
+    let mut content = content.take(size);
+    tar.write_all(header.as_bytes())?;
+    let done = copy(&mut content, tar, progress, cancel)?;
+    if done < size {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    let padding = usize::try_from(done.next_multiple_of(512) - done).expect("less than 512");
+    tar.write_all(&vec![0; padding])?;
     Ok(())
+}
+
+/// Hashes what is read.
+struct Hashing {
+    inner: Box<dyn Read>,
+    hasher: Hasher,
+}
+
+impl Read for Hashing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
+    }
 }
 
 fn mode() -> std::fs::Permissions {

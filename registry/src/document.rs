@@ -285,6 +285,22 @@ impl Document {
         }
     }
 
+    /// What it says it is; OCI's own type where it says nothing.
+    pub fn media_type(&self) -> &str {
+        let (own, default) = match self {
+            Self::Index(index) => (&index.media_type, media_type::OCI_INDEX),
+            Self::Manifest(manifest) => (&manifest.media_type, media_type::OCI_MANIFEST),
+        };
+        own.as_deref().unwrap_or(default)
+    }
+
+    /// Whether it is the manifest of a lab bundle, of whatever version.
+    pub fn is_lab(&self) -> bool {
+        let Self::Manifest(manifest) = self else { return false };
+        let kind = manifest.artifact_type.as_ref().unwrap_or(&manifest.config.media_type);
+        kind.starts_with(media_type::LAB_FAMILY) || manifest.config.media_type == media_type::LAB_CONFIG
+    }
+
     /// The object that this one refers to.
     pub fn subject(&self) -> Option<&Descriptor> {
         match self {

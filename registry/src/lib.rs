@@ -4,7 +4,7 @@
 //! process, never prints, and never reads the environment: paths of credential files and the like are passed in.
 //!
 //! Main types: [`Layout`] is an OCI image layout that several processes may use at once, [`container_disk`] packs and
-//! reads containerDisks, [`Images`] copies, inspects and unpacks images wherever they are, through [`Remote`] for
+//! reads containerDisks, [`bundle`] packs and reads the bundles of labs, [`Images`] copies, inspects and unpacks images wherever they are, through [`Remote`] for
 //! registries.
 //!
 //! ```
@@ -19,6 +19,7 @@
 pub mod annotations;
 mod archive;
 mod artifact;
+pub mod bundle;
 pub mod container_disk;
 pub mod document;
 mod images;
@@ -33,8 +34,8 @@ pub use archive::{Archive, ArchiveError};
 pub use artifact::{artifacts, attach};
 pub use document::Descriptor;
 pub use images::{
-    Copied, CopyOptions, ExtractError, ExtractLimits, ExtractedDisk, Images, ImagesError, Inspection, LayerInspection,
-    PlatformInspection, ReferrerInspection,
+    Copied, CopiedLab, CopyOptions, ExtractError, ExtractLimits, ExtractedDisk, Images, ImagesError, Inspection,
+    LabError, LabImage, LabInspection, LayerInspection, PlatformInspection, ReferrerInspection,
 };
 pub use layout::{Adopt, BlobWriter, Freed, Layout, LayoutError, WriteGuard};
 pub use remote::{Credentials, Login, Remote, RemoteError, RemoteOptions, RemoteSetupError, size_warnings};

@@ -59,6 +59,12 @@ pub enum TarError {
     /// A sparse file, which images must not have.
     #[error("the archive holds the sparse file `{}`", .0.escape_default())]
     Sparse(String),
+    /// An extended header where none may be.
+    #[error("the archive has an extended header at byte {0}, which this kind of archive must not have")]
+    Extended(u64),
+    /// A name with empty or `.` parts.
+    #[error("the archive holds the name `{}`, which can be said in a shorter way", .0.escape_default())]
+    Roundabout(String),
     /// More entries than anyone needs.
     #[error("the archive has more than {MAX_ENTRIES} entries")]
     TooManyEntries,
@@ -67,6 +73,7 @@ pub enum TarError {
 /// Walks through an archive; memory use does not depend on the archive.
 pub struct TarReader<R> {
     inner: R,
+    strict: bool,
     /// Passes over bytes and says how many there were.
     pass_over: fn(&mut R, u64) -> io::Result<u64>,
     position: u64,
@@ -94,7 +101,13 @@ impl<R: Read + Seek> TarReader<R> {
 impl<R: Read> TarReader<R> {
     /// Reads an archive from its beginning.
     pub fn new(inner: R) -> Self {
-        Self { inner, pass_over: read_over, position: 0, remaining: 0, padding: 0, entries: 0 }
+        Self { inner, strict: false, pass_over: read_over, position: 0, remaining: 0, padding: 0, entries: 0 }
+    }
+
+    /// Reads an archive about which all readers of the world must agree: without extended headers, whose meaning
+    /// differs among them, with an end mark, and with names that say in one way where a file is below a directory.
+    pub fn strict(inner: R) -> Self {
+        Self { strict: true, ..Self::new(inner) }
     }
 
     /// What was read from.
@@ -111,7 +124,7 @@ impl<R: Read> TarReader<R> {
             let mut block = [0; BLOCK];
             if !self.fill(&mut block)? {
                 // Some tools leave the end mark out; an archive that ends between two entries is whole.
-                return if self.entries > 0 { Ok(None) } else { Err(TarError::Truncated) };
+                return if self.entries > 0 && !self.strict { Ok(None) } else { Err(TarError::Truncated) };
             }
             if block.iter().all(|&byte| byte == 0) {
                 return Ok(None);
@@ -121,6 +134,9 @@ impl<R: Read> TarReader<R> {
                 return Err(TarError::TooManyEntries);
             }
             let header = Header::parse(&block).ok_or(TarError::Header(at))?;
+            if self.strict && matches!(header.flag, b'L' | b'K' | b'x' | b'g') {
+                return Err(TarError::Extended(at));
+            }
             self.announce(header.size, at)?;
             match header.flag {
                 b'L' => long_name = Some(until_nul(&self.extension(header.size, at)?).to_vec()),
@@ -148,6 +164,9 @@ impl<R: Read> TarReader<R> {
                         b'S' => return Err(TarError::Sparse(String::from_utf8_lossy(&raw).into_owned())),
                         _ => Kind::Special,
                     };
+                    if self.strict {
+                        check_spelling(&raw, kind)?;
+                    }
                     let name = clean_name(raw)?;
                     // Only files carry bytes, whatever the header of another kind says (as in every other reader).
                     let size = if kind == Kind::File { pax_size.unwrap_or(header.size) } else { 0 };
@@ -301,6 +320,19 @@ fn clean_name(raw: Vec<u8>) -> Result<String, TarError> {
         return Err(TarError::Name(text));
     }
     Ok(text.split('/').filter(|part| !matches!(*part, "" | ".")).collect::<Vec<_>>().join("/"))
+}
+
+/// Refuses names that others may take for names outside, and names that are said in a roundabout way.
+fn check_spelling(raw: &[u8], kind: Kind) -> Result<(), TarError> {
+    let name = || String::from_utf8_lossy(raw).into_owned();
+    if raw.starts_with(b"/") {
+        return Err(TarError::Name(name()));
+    }
+    let path = if kind == Kind::Directory { raw.strip_suffix(b"/").unwrap_or(raw) } else { raw };
+    if path.split(|&byte| byte == b'/').any(|part| matches!(part, b"" | b".")) {
+        return Err(TarError::Roundabout(name()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "labwright-core",
             "labwright-disk",
             "labwright-host",
+            "labwright-lab",
             "labwright-recipes",
             "labwright-registry",
             "labwright-vm",
@@ -43,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("labwright-host", &["labwright-core"]),
     ("labwright-recipes", &["labwright-core", "labwright-document"]),
     ("labwright-document", &["labwright-core"]),
+    ("labwright-lab", &["labwright-cloud-init", "labwright-core", "labwright-document"]),
     ("labwright-cloud-init", &["labwright-core"]),
     ("labwright-registry", &["labwright-core"]),
     ("labwright-core", &[]),
@@ -50,7 +52,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that are pure, and what nothing below them may be.
-const PURE: [&str; 4] = ["labwright-core", "labwright-document", "labwright-recipes", "labwright-cloud-init"];
+const PURE: [&str; 5] =
+    ["labwright-core", "labwright-document", "labwright-recipes", "labwright-cloud-init", "labwright-lab"];
 const EFFECTS: [&str; 6] = ["tokio", "reqwest", "hyper", "mio", "socket2", "rustls"];
 
 fn root() -> &'static Path {

@@ -80,7 +80,7 @@ fn a_recipe_that_is_not_there() {
 #[test]
 fn new_writes_what_check_accepts() {
     let lab = Lab::new();
-    insta::assert_snapshot!(lab.run(&["new", "web-shell"]));
+    insta::assert_snapshot!(lab.run(&["new", "web-shell", "--template", "recipe"]));
     let said = lab.run(&["check", "web-shell"]);
     assert_eq!((said.code, said.err.as_str()), (0, "web-shell/recipe.yaml: web-shell 0.1.0 is fine\n"));
     assert_eq!(lab.run(&["new", "web-shell"]).code, 1, "an existing directory is never overwritten");

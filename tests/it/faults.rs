@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use assert_cmd::Command;
 use serde_json::Value;
 
+use crate::archive::{Archive, can_publish};
+use crate::full::wait_until;
 use crate::runners::{can_emulate, share_kernel};
-use crate::world::{World, can_build, files, text, tool};
+use crate::world::{World, base_with_apt, can_build, files, text, tool};
 
 pub(crate) const BODY: &str = "\
 disk: {size: 640Mi}
@@ -177,6 +179,57 @@ fn build_survives_sigkill() {
 #[test]
 fn machine_survives_signals() {
     stopped("vm", &[("INT", Some(130), 1), ("TERM", Some(130), 1), ("KILL", None, kills(2))]);
+}
+
+/// Stops builds that are in the middle of fetching a package: the guest's apt in a chroot, the host's for a machine.
+fn stopped_while_fetching(runner: &str) {
+    let world = World::on(&base_with_apt(), "fetching", "");
+    let archive = Archive::new(&world.lab.path().join("r"));
+    archive.publish_sized(&[("one", "1", "", 1 << 20), ("two", "1", "one", 1 << 20)]);
+    world.recipe(&format!("disk: {{size: 900Mi}}\n{}packages: [two]\n", archive.section()));
+    share_kernel(&world.home());
+    for (name, code) in [("INT", Some(130)), ("KILL", None)] {
+        archive.hold();
+        let mut build = world.start(&["--runner", runner]);
+        let said = world.lab.path().join("stderr");
+        let fetches = wait_until(&mut build, &said, "fetched its package", &|_| archive.is_waited_for());
+        signal(&build, name);
+        let status = build.wait().unwrap();
+        let words = fs_err::read_to_string(&said).unwrap();
+        let what = format!("{runner}: {name} while a package is fetched: {status}\n{words}");
+        assert!(fetches && status.code() == code, "{what}");
+        world.assert_nothing_left(&what);
+        world.assert_believable();
+        if code.is_some() {
+            assert_eq!(files(&world.home().join("work")), Vec::<std::path::PathBuf>::new(), "{what}");
+        }
+        let end = Instant::now() + Duration::from_secs(10);
+        while archive.is_waited_for() {
+            assert!(Instant::now() < end, "{what}: somebody still waits for the package");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        share_kernel(&world.home());
+    }
+    archive.let_go();
+    world.build_well(&["--runner", runner]);
+    let disk = world.disk(&world.only_disk());
+    disk.check();
+    assert_eq!((disk.read("/usr/share/lab/one"), disk.read("/usr/share/lab/two")), ("1\n".into(), "1\n".into()));
+    assert_eq!(files(&world.home().join("work")), Vec::<std::path::PathBuf>::new(), "not swept");
+}
+
+#[test]
+fn build_stopped_while_packages_are_fetched_leaves_nothing() {
+    if can_build() && can_publish() {
+        stopped_while_fetching("chroot");
+    }
+}
+
+#[test]
+fn machine_stopped_while_packages_are_fetched_leaves_nothing() {
+    if can_build() && can_emulate() && can_publish() {
+        stopped_while_fetching("vm");
+    }
 }
 
 #[test]

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
 
+use crate::archive::{Archive, can_publish};
 use crate::faults::{Unmount, assert_right, forget_results, world};
 use crate::runners::{can_emulate, share_kernel};
-use crate::world::{World, assert_nothing_left_of, can_build, files, text, tool};
+use crate::world::{World, assert_nothing_left_of, base_with_apt, can_build, files, text, tool};
 
 /// The steps of the recipe, what follows them, and the words on stderr with which each begins.
 const STEPS: [(&str, &str); 7] = [
@@ -21,6 +22,9 @@ const STEPS: [(&str, &str); 7] = [
     ("compress", r#""event":"started","step":"compress""#),
     ("pack", r#""event":"progress","task":"layer""#),
 ];
+
+/// The size of a package, in bytes: longer to write than a test takes to notice.
+const PACKAGE: usize = 64 << 20;
 
 /// So often a step is tried again that was over before the disk was full.
 const TRIES: u32 = 2;
@@ -37,6 +41,74 @@ fn machine_meets_a_full_disk_in_each_step() {
     if can_build() && can_emulate() {
         starved("vm");
     }
+}
+
+#[test]
+fn build_meets_a_full_disk_while_packages_are_installed() {
+    if can_build() && can_publish() {
+        starved_of_packages("chroot");
+    }
+}
+
+#[test]
+fn machine_meets_a_full_disk_while_packages_are_installed() {
+    if can_build() && can_emulate() && can_publish() {
+        starved_of_packages("vm");
+    }
+}
+
+/// The disk fills up while a package is fetched (for the vm runner, by the host's apt), and while it is unpacked.
+fn starved_of_packages(runner: &str) {
+    let world = World::on(&base_with_apt(), "full-packages", "");
+    let archive = Archive::new(&world.lab.path().join("r"));
+    archive.publish_sized(&[("large", "1", "", PACKAGE)]);
+    world.recipe(&format!("disk: {{size: 900Mi}}\n{}packages: [large]\n", archive.section()));
+    let home = world.home();
+    fs_err::create_dir(&home).unwrap();
+    let unmount = Unmount(&home);
+    tool("mount", &["-t", "tmpfs", "-o", "size=1200m", "tmpfs", text(&home)]);
+    share_kernel(&home);
+    let (filler, said) = (home.join("filler"), world.lab.path().join("stderr"));
+    for moment in ["fetched", "unpacked"] {
+        let mut build;
+        if moment == "fetched" {
+            archive.hold();
+            build = world.start(&["--runner", runner]);
+            wait_until(&mut build, &said, "fetched its package", &|_| archive.is_waited_for());
+            fill(&home, &filler, 0);
+            archive.let_go();
+        } else if runner == "chroot" {
+            // Unpacking is a matter of a moment here, so there is room for fetching and for half of that from the start.
+            fill(&home, &filler, PACKAGE as u64 / 2 * 3);
+            build = world.start(&["--runner", runner]);
+        } else {
+            build = world.start(&["--runner", runner]);
+            wait_for(&mut build, &said, "Unpacking large");
+            fill(&home, &filler, 0);
+        }
+        let code = build.wait().unwrap().code();
+        fs_err::remove_file(&filler).unwrap();
+        let words = fs_err::read_to_string(&said).unwrap();
+        let what = format!("{runner}, full while a package is {moment}: exit code {code:?}\n{words}");
+        assert_eq!(code, Some(3), "{what}");
+        let full = format!("the disk that holds {}/work/", text(&home));
+        assert!(words.contains(&full) && words.contains(" is full"), "{what}");
+        assert!(!words.contains("packages are fetched inside the machine"), "{what}");
+        assert_nothing_left_of(&home.join("work"), &what);
+        world.assert_believable();
+        assert_eq!(files(&home.join("work")), Vec::<PathBuf>::new(), "{what}");
+        let kept: Vec<String> = world.layers().into_iter().map(|(step, ..)| step).collect();
+        assert_eq!(kept, ["disk"], "{what}");
+        eprintln!("{runner}, full while a package is {moment}: {}", words.lines().last().unwrap_or_default());
+    }
+    world.build_well(&["--runner", runner]);
+    let disk = world.disk(&world.only_disk());
+    disk.check();
+    assert_eq!(disk.read("/usr/share/lab/large"), "1\n");
+    let noise = String::from_utf8(disk.debugfs("stat /usr/share/large.noise")).unwrap();
+    assert!(noise.contains(&format!("Size: {PACKAGE}")), "{noise}");
+    assert_nothing_left_of(&home.join("work"), "a build with room again");
+    drop(unmount);
 }
 
 fn starved(runner: &str) {
@@ -87,7 +159,7 @@ fn starve(world: &World, runner: &str, step: &str, begins: &str) -> (Option<i32>
     let filler = world.home().join("filler");
     let begun = wait_for(&mut build, &said, begins);
     if begun {
-        fill(&world.home(), &filler);
+        fill(&world.home(), &filler, 0);
     }
     let code = build.wait().unwrap().code();
     if begun {
@@ -98,22 +170,28 @@ fn starve(world: &World, runner: &str, step: &str, begins: &str) -> (Option<i32>
 
 /// Waits until the build says something; false if it ends without.
 fn wait_for(build: &mut Child, said: &Path, words: &str) -> bool {
+    wait_until(build, said, &format!("said {words}"), &|said| said.contains(words))
+}
+
+/// Waits until something is so, which may depend on what the build has said; false if it ends before.
+pub(crate) fn wait_until(build: &mut Child, said: &Path, what: &str, is_so: &dyn Fn(&str) -> bool) -> bool {
     let end = Instant::now() + Duration::from_mins(5);
     loop {
         let ended = build.try_wait().unwrap().is_some();
-        if fs_err::read_to_string(said).unwrap().contains(words) {
+        let words = fs_err::read_to_string(said).unwrap();
+        if is_so(&words) {
             return true;
         }
         if ended {
             return false;
         }
-        assert!(Instant::now() < end, "the build never said {words}");
+        assert!(Instant::now() < end, "the build never {what}: {words}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// Takes all the room that there is.
-fn fill(home: &Path, filler: &Path) {
+/// Takes all the room that there is but so many bytes.
+fn fill(home: &Path, filler: &Path, but: u64) {
     let file = fs_err::File::create(filler).unwrap();
     let mut at = 0;
     let mut piece = 64 << 20;
@@ -122,6 +200,9 @@ fn fill(home: &Path, filler: &Path) {
             Ok(()) => at += piece,
             Err(_) => piece /= 2,
         }
+    }
+    if but > 0 {
+        file.set_len(at - but).unwrap();
     }
     let room = rustix::fs::statvfs(home).unwrap();
     eprintln!("filled {} MiB, {} blocks are left", at >> 20, room.f_bavail);

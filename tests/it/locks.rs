@@ -1,106 +1,27 @@
 //! Packages are installed in the versions of `labwright.lock`, and what is cached is what would be built.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::Path;
 
 use labwright_tests::Said;
 use serde_json::Value;
 
+use crate::archive::{Archive, can_publish, package};
+use crate::runners::{can_emulate, nobody, share_kernel};
 use crate::trees::{differences, root_tree};
-use crate::world::{World, base_with_apt, can_build, has, installed, sha256, text, tool};
+use crate::world::{World, base_with_apt, can_build, sha256};
 
-/// A package source on a loopback address, whose packages come and go.
-struct Archive {
-    dir: PathBuf,
-    port: u16,
-    asked: Arc<AtomicUsize>,
+/// The sections of a recipe that install packages, one of which is a file of the recipe's.
+fn what_installs(archive: &Archive, packages: &str) -> String {
+    let archive = archive.section();
+    format!("disk: {{size: 900Mi}}\n{archive}packages: [{packages}, ./own_3_all.deb]\n")
 }
 
-impl Archive {
-    fn new(dir: PathBuf) -> Self {
-        fs_err::create_dir_all(&dir).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (port, asked) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
-        let (served, count) = (dir.clone(), Arc::clone(&asked));
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                count.fetch_add(1, Ordering::SeqCst);
-                // A client that goes away in the middle asks again.
-                drop(answer(&served, stream));
-            }
-        });
-        Self { dir, port, asked }
-    }
-
-    fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
-    }
-
-    /// Has these packages and no others, each a name, a version and what it depends on.
-    fn publish(&self, packages: &[(&str, &str, &str)]) {
-        fs_err::remove_dir_all(&self.dir).unwrap();
-        fs_err::create_dir_all(&self.dir).unwrap();
-        let mut index = String::new();
-        for (name, version, depends) in packages {
-            let deb = package(&self.dir, name, version, depends);
-            let size = fs_err::metadata(&deb).unwrap().len();
-            let control = String::from_utf8(tool("dpkg-deb", &["-f", text(&deb)])).unwrap();
-            let file = deb.file_name().unwrap().to_str().unwrap();
-            let digest = sha256(&deb);
-            index.extend([format!("{control}Filename: ./{file}\nSize: {size}\nSHA256: {digest}\n\n")]);
-        }
-        let path = self.dir.join("Packages");
-        fs_err::write(&path, &index).unwrap();
-        let date = String::from_utf8(tool("date", &["-Ru"])).unwrap();
-        let release = format!("Suite: test\nDate: {date}SHA256:\n {} {} Packages\n", sha256(&path), index.len());
-        fs_err::write(self.dir.join("Release"), release).unwrap();
-    }
-}
-
-fn answer(dir: &Path, stream: TcpStream) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let first = lines.next().transpose()?.unwrap_or_default();
-    while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
-    let name = first.split(' ').nth(1).unwrap_or_default().trim_start_matches('/').trim_start_matches("./").to_owned();
-    let (status, body) = match fs_err::read(dir.join(name)) {
-        Ok(body) => ("200 OK", body),
-        Err(_) => ("404 Not Found", Vec::new()),
-    };
-    let mut stream = stream;
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
-    stream.write_all(&body)
-}
-
-/// Makes a package with one file that says its version.
-fn package(dir: &Path, name: &str, version: &str, depends: &str) -> PathBuf {
-    let tree = tempfile::tempdir().unwrap();
-    fs_err::create_dir_all(tree.path().join("DEBIAN")).unwrap();
-    fs_err::create_dir_all(tree.path().join("usr/share/lab")).unwrap();
-    fs_err::write(tree.path().join("usr/share/lab").join(name), format!("{version}\n")).unwrap();
-    let depends = if depends.is_empty() { String::new() } else { format!("Depends: {depends}\n") };
-    let control = format!(
-        "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: Test <t@example.org>\n{depends}\
-         Description: a package of a test\n"
-    );
-    fs_err::write(tree.path().join("DEBIAN/control"), control).unwrap();
-    let deb = dir.join(format!("{name}_{}_all.deb", version.replace(':', "-")));
-    // The same package is the same file, whenever it is made.
-    let make = ["SOURCE_DATE_EPOCH=0", "dpkg-deb", "--root-owner-group", "-b", text(tree.path()), text(&deb)];
-    tool("env", &make);
-    deb
-}
-
-/// Every section of a recipe.
-fn body(port: u16, ttyd: &str, packages: &str, motd: &str) -> String {
+/// Every section of a recipe, for a directory with what it names.
+fn body(archive: &Archive, ttyd: &str, packages: &str, motd: &str) -> String {
+    let packages = what_installs(archive, packages);
     format!(
-        r#"disk: {{size: 900Mi}}
-apt: {{sources: {{test: {{source: "deb [trusted=yes] http://127.0.0.1:{port}/ ./"}}}}}}
-packages: [{packages}, ./own_3_all.deb]
-hostname: box
+        r#"{packages}hostname: box
 timezone: Europe/Berlin
 locale: de_DE.UTF-8
 users:
@@ -120,9 +41,12 @@ access:
     )
 }
 
+fn text_of_lock(world: &World) -> String {
+    fs_err::read_to_string(world.lab.path().join("r/labwright.lock")).unwrap()
+}
+
 fn lock(world: &World) -> BTreeMap<String, String> {
-    let text = fs_err::read_to_string(world.lab.path().join("r/labwright.lock")).unwrap();
-    let lock: Value = serde_json::from_str(&text).unwrap();
+    let lock: Value = serde_json::from_str(&text_of_lock(world)).unwrap();
     serde_json::from_value(lock["packages"]["locked"]["amd64"]["packages"].clone()).unwrap()
 }
 
@@ -137,18 +61,18 @@ fn plan(world: &World, more: &[&str]) -> Said {
 
 #[test]
 fn build_installs_what_is_locked_and_cached_is_as_built() {
-    if !can_build() || !has("apt", ["dpkg-deb", "apt-get"].iter().all(|tool| installed(tool))) {
+    if !can_build() || !can_publish() {
         return;
     }
     let world = World::on(&base_with_apt(), "locked", "");
-    let archive = Archive::new(world.lab.path().join("archive"));
     let at = |name: &str| world.lab.path().join(name);
+    let archive = Archive::new(&at("r"));
     world.lab.write("r/ttyd", "#!/bin/sh\n");
     world.lab.write("r/tree/a", "a\n");
-    package(&at("r"), "own", "3", "");
+    package(&at("r"), "own", "3", "", 0);
     let ttyd = sha256(&at("r/ttyd"));
-    let recipe = |packages: &str, motd: &str| world.recipe(&body(archive.port, &ttyd, packages, motd));
-    let text_of_lock = || fs_err::read_to_string(at("r/labwright.lock")).unwrap();
+    let recipe = |packages: &str, motd: &str| world.recipe(&body(&archive, &ttyd, packages, motd));
+    let text_of_lock = || text_of_lock(&world);
 
     // Nothing is locked yet: `--locked` is refused, a build locks what it installs, and the next one asks nobody.
     archive.publish(&[("tool", "1:1.0", "tool-data (= 1:1.0)"), ("tool-data", "1:1.0", "")]);
@@ -250,4 +174,75 @@ fn build_installs_what_is_locked_and_cached_is_as_built() {
             assert!(said.err.contains(why), "{said}");
         }
     }
+}
+
+/// The machine cannot reach the archive, which is on the host's loopback address: whatever it installs came through the
+/// host's apt.
+#[test]
+fn machine_installs_what_is_locked_from_what_the_host_fetched() {
+    if !can_build() || !can_emulate() || !can_publish() {
+        return;
+    }
+    let world = World::on(&base_with_apt(), "locked", "");
+    let at = |name: &str| world.lab.path().join(name);
+    let archive = Archive::new(&at("r"));
+    package(&at("r"), "own", "3", "", 0);
+    world.recipe(&(what_installs(&archive, "tool") + "runcmd: [\"cat /usr/share/lab/* > /opt/versions\"]\n"));
+    let build = |home: &str, more: &[&str]| {
+        let args = [&["build", "--format", "json", "--runner", "vm", "r"], more].concat();
+        let said = labwright_tests::said(nobody(&world, &args).env("LABWRIGHT_HOME", at(home)));
+        let inside = said.err.contains("packages are fetched inside the machine");
+        assert!(!inside && !said.err.contains("Could not connect"), "{said}");
+        said
+    };
+    let tree = |name: &str| {
+        let disk = world.disk(&at(name));
+        disk.check();
+        (disk.read("/opt/versions"), root_tree(&world, &disk))
+    };
+    share_kernel(&world.home());
+
+    let old = [("tool", "1:1.0", "tool-data (= 1:1.0)"), ("tool-data", "1:1.0", "")];
+    archive.publish(&old);
+    let said = build("home", &["-o", "first.qcow2"]);
+    assert_eq!(said.code, 0, "{said}");
+    share_kernel(&world.home());
+    world.assert_nothing_left("a build with packages in a machine");
+    let (first, written) = (lock(&world), text_of_lock(&world));
+    assert_eq!(versions(&first), ["tool-data:all 1:1.0", "tool:all 1:1.0"]);
+    assert!(first.values().all(|version| version.contains(" sha256:")), "{first:?}");
+    let asked = archive.asked();
+    let said = build("home", &["--locked"]);
+    let answer: Value = serde_json::from_str(&said.out).expect("the answer is JSON");
+    assert_eq!((said.code, &answer["unchanged"]), (0, &Value::Bool(true)), "{said}");
+    assert_eq!((text_of_lock(&world), archive.asked()), (written.clone(), asked));
+
+    // From nothing, with newer versions beside the old ones: in a machine, and in a chroot by what the machine locked.
+    let new = [("tool", "1:2.0", "tool-data (= 1:2.0)"), ("tool-data", "1:2.0", "")];
+    archive.publish(&[&old[..], &new].concat());
+    share_kernel(&at("cold"));
+    let said = build("cold", &["--locked", "--no-cache", "-o", "cold.qcow2"]);
+    assert_eq!((said.code, text_of_lock(&world)), (0, written.clone()), "{said}");
+    let mut chroot = world.lab.labwright(&["build", "--runner", "chroot", "--locked", "-o", "chroot.qcow2", "r"]);
+    let said = labwright_tests::said(chroot.env("LABWRIGHT_HOME", at("other")));
+    assert_eq!((said.code, text_of_lock(&world)), (0, written.clone()), "{said}");
+    let [first, cold, chroot] = ["first", "cold", "chroot"].map(|name| tree(&format!("{name}.qcow2")));
+    assert_eq!(first.0, "3\n1:1.0\n1:1.0\n");
+    assert!(first.1.len() > 5000, "{}", first.1.len());
+    for (what, other) in [("another machine", &cold), ("a chroot", &chroot)] {
+        let different = differences(&first.1, &other.1);
+        assert!(different.is_empty(), "{what}: the trees differ: {different:#?}");
+    }
+
+    // What is locked is gone: nothing else is installed instead, until that is asked for.
+    archive.publish(&new);
+    let said = build("home", &["--from", "packages"]);
+    assert_eq!((said.code, text_of_lock(&world)), (7, written), "{said}");
+    let gone = "tool 1:1.0 (the package sources have 1:2.0 now)";
+    assert!(said.err.contains(gone) && said.err.contains("labwright build --update"), "{said}");
+    let said = build("home", &["--update", "-o", "updated.qcow2"]);
+    assert_eq!(said.code, 0, "{said}");
+    assert_eq!(versions(&lock(&world)), ["tool-data:all 1:2.0", "tool:all 1:2.0"]);
+    assert_eq!(tree("updated.qcow2").0, "3\n1:2.0\n1:2.0\n");
+    world.assert_nothing_left("builds with packages in machines");
 }

@@ -7,6 +7,7 @@
 )]
 
 mod architecture;
+mod archive;
 mod audit;
 mod bases;
 mod basics;
@@ -17,6 +18,7 @@ mod faults;
 mod full;
 mod grown;
 mod hostile;
+mod labs;
 mod locks;
 mod plan;
 mod remote;

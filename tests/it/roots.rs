@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::runners::{as_nobody, can_emulate, share_kernel};
-use crate::world::{World, can_build, derived_base, grep, has, installed, text, tool};
+use crate::world::{World, can_build, derived_base, files, grep, has, installed, sha256, text, tool};
 
 /// The file systems of a test disk.
 struct Layout {
@@ -66,6 +66,10 @@ const EXTENT: (u64, u64) = (8192, 2048);
 const BOOT_UUID: &str = "0f3e9a52-7f0e-4b55-8b9c-00000000b007";
 const ROOT_UUID: &str = "0f3e9a52-7f0e-4b55-8b9c-000000000001";
 const ESP_SERIAL: &str = "1A2B-3C4D";
+
+/// Where the parts of the copy of a running system's disk begin, in sectors.
+const REMAINS: u64 = 2048;
+const COPIED_ROOT: u64 = 10240;
 
 /// LVM2's programs with one device, without the device mapper and udev, and without a trace on this host.
 fn lvm2(command: &str, node: &str, args: &[&str]) -> String {
@@ -248,12 +252,15 @@ fn machine_builds_grow_a_root_on_lvm_and_a_chroot_says_where_it_works() {
     let world = World::on(&base, "lvm", body);
     let said = world.build(&["--runner", "chroot"]);
     assert_eq!(said.code, 1, "{said}");
-    assert!(said.err.contains("has its root in LVM (partition 2)") && said.err.contains("--runner vm"), "{said}");
+    let why = "has its root in LVM (partition 2), which only a machine of its own can open";
+    assert!(said.err.contains(why) && said.err.contains("take `--runner vm`"), "{said}");
     world.assert_nothing_left("a refusal");
 
+    // Left the choice, root gets what works, and why it is not the usual.
     share_kernel(&world.home());
-    let said = as_nobody(&world, &["build", "--format", "json", "--runner", "vm", "r"]);
+    let said = world.build(&[]);
     assert_eq!(said.code, 0, "{said}");
+    assert!(said.err.contains("runner: vm after all (") && said.err.contains(&format!("{why}), emulated")), "{said}");
     share_kernel(&world.home());
     world.assert_nothing_left("a build in a machine");
     let disk = world.disk(&world.only_disk());
@@ -296,6 +303,73 @@ fn machine_builds_grow_a_root_on_lvm_and_a_chroot_says_where_it_works() {
     mounted(raw, boot, &mount, ",ro", || {
         assert_eq!(fs_err::read_to_string(mount.join("here")).unwrap(), "on boot\n");
     });
+    let said = world.lab.run(&["audit", "--format", "json", text(&world.only_disk())]);
+    assert_eq!(said.code, 0, "{said}");
+    assert!(said.err.contains("runner: vm after all (") && said.err.contains(&format!("{why}), emulated")), "{said}");
+}
+
+/// A copy of the disk of a running system, whose root is in the journal of its file system, beside what is left of
+/// another file system.
+fn copied_while_running() -> PathBuf {
+    derived_base("gpt-xfs-journal", |usual, work, disk| {
+        let at = |name: &str| work.join(name);
+        let (raw, tree, top, usual_raw) = (at("raw"), at("tree"), at("top"), at("usual"));
+        let file = fs_err::File::create(&raw).unwrap();
+        file.set_len(550 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(file.file(), b"\x53\xef", REMAINS * 512 + 0x438).unwrap();
+        let table = format!("label: gpt\nstart={REMAINS},size=8192\nstart={COPIED_ROOT},name=root\n");
+        let table = assert_cmd::Command::new("/usr/sbin/sfdisk").args(["-q", text(&raw)]).write_stdin(table).output();
+        assert!(table.unwrap().status.success());
+        let root = (COPIED_ROOT, (550 << 11) - COPIED_ROOT - 2048);
+        shown(&raw, root, |node| tool("mkfs.xfs", &["-q", node]));
+        tool("qemu-img", &["convert", "-O", "raw", text(usual), text(&usual_raw)]);
+        let sectors = fs_err::metadata(&usual_raw).unwrap().len() / 512 - 4096 - 2048;
+        mounted(&raw, root, &top, "", || {
+            mounted(&usual_raw, (4096, sectors), &tree, ",ro,noload", || {
+                tool("cp", &["-a", text(&tree), text(&top.join("system"))]);
+            });
+        });
+        mounted(&raw, root, &top, "", || {
+            for entry in files(&top.join("system")) {
+                fs_err::rename(&entry, top.join(entry.file_name().unwrap())).unwrap();
+            }
+            fs_err::File::open(&top).unwrap().sync_all().unwrap();
+            tool("cp", &["--sparse=always", text(&raw), text(&at("copy"))]);
+        });
+        tool("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", text(&at("copy")), text(disk)]);
+    })
+}
+
+#[test]
+fn machine_and_chroot_builds_find_a_root_in_its_journal_beside_what_cannot_be_mounted() {
+    if !can_build() || !can_emulate() || !has("xfsprogs", installed("mkfs.xfs")) {
+        return;
+    }
+    let base = copied_while_running();
+    let digest = sha256(&base);
+    for runner in ["chroot", "vm"] {
+        let world = World::on(&base, "journal", "disk: {size: 1Gi}\nruncmd: [\"echo here > /opt/here\"]\n");
+        share_kernel(&world.home());
+        // A disk that nobody may write is looked at as it is.
+        let said = world.lab.run(&["audit", "--format", "json", "--runner", runner, "r/base.qcow2"]);
+        assert_eq!(said.code, 1, "{said}");
+        let others = "partition 1 is ext4 and cannot be mounted (";
+        let root = "partition 2 is xfs without a system in it (its journal was not replayed); a root lies on ";
+        assert!(said.err.contains(others) && said.err.contains(root), "{said}");
+        world.build_well(&["--runner", runner]);
+        share_kernel(&world.home());
+        world.assert_nothing_left(runner);
+        assert_eq!(sha256(&world.lab.path().join("r/base.qcow2")), digest, "{runner} wrote to the base");
+        let disk = world.disk(&world.only_disk());
+        let size = crate::world::partitions(&disk.raw)[1]["size"].as_u64().unwrap();
+        let root = (COPIED_ROOT, size);
+        let at = world.lab.path().join("mounted");
+        mounted(&disk.raw, root, &at, ",ro,nouuid", || {
+            assert_eq!(fs_err::read_to_string(at.join("opt/here")).unwrap(), "here\n");
+            assert!(files(&at.join("system")).is_empty() && at.join("etc/passwd").exists());
+        });
+        shown(&disk.raw, root, |node| tool("xfs_repair", &["-n", node]));
+    }
 }
 
 /// What LVM2 says of the group, its volumes and their segments; its own check must find nothing.

@@ -121,8 +121,9 @@ fn carry_out(
     port: &mut File,
 ) -> Result<Reply, Error> {
     match order {
-        Order::Open => {
-            let opened = disk.insert(open(modules)?);
+        Order::Open { read_only } => {
+            let access = if *read_only { Access::ReadOnly } else { Access::ReadWrite };
+            let opened = disk.insert(open(modules, access)?);
             let root = opened.root();
             // btrfs does not list what is free.
             let keeps_deleted = root.filesystem.kind == FilesystemKind::Btrfs;
@@ -169,7 +170,7 @@ fn carry_out(
 }
 
 /// Loads what the disk needs and finds the system on it.
-fn open(modules: &Modules) -> Result<System, Error> {
+fn open(modules: &Modules, access: Access) -> Result<System, Error> {
     let device = machine::disk('a')?;
     let file = fs_err::File::open(&device).doing(|| "open the disk".to_owned())?;
     for candidate in candidates(&file).map_err(SystemError::from)? {
@@ -182,7 +183,7 @@ fn open(modules: &Modules) -> Result<System, Error> {
         }
     }
     drop(file);
-    Ok(System::open(Disk::Device(device), TARGET, "/look".as_ref())?)
+    Ok(System::open(Disk::Device(device), TARGET, "/look".as_ref(), access)?)
 }
 
 /// Lets the guest program have the port until its step is done.

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// Finds the root file system. Comes first.
-    Open,
+    Open {
+        /// Whether nothing can be written, not even what a journal has: for an audit.
+        read_only: bool,
+    },
     /// Grows the root partition and its file system to the size of the disk.
     Grow,
     /// Mounts the second disk, anew if it is: the host has made a file system on it.

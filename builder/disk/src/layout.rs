@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use fs_err::File;
+use labwright_core::causes;
 
 use crate::device::{DeviceError, Disk};
 use crate::filesystem::{Filesystem, FilesystemError, FilesystemKind, probe};
@@ -31,11 +32,15 @@ pub struct Place {
 impl Place {
     /// What a person calls it.
     fn described(&self) -> String {
-        match (&self.volume, self.partition) {
-            (Some(volume), _) => format!("the logical volume {}/{}", volume.group, volume.name),
-            (None, Some(number)) => format!("partition {number}"),
-            (None, None) => "the whole disk".to_owned(),
+        match &self.volume {
+            Some(volume) => format!("the logical volume {}/{}", volume.group, volume.name),
+            None => self.around(),
         }
+    }
+
+    /// What a person calls the partition that it is or lies in.
+    fn around(&self) -> String {
+        self.partition.map_or_else(|| "the whole disk".to_owned(), |number| format!("partition {number}"))
     }
 }
 
@@ -83,49 +88,21 @@ pub enum LayoutError {
         /// The reason, with the path.
         source: io::Error,
     },
-    /// Nothing on it is a system. What was found is listed.
-    #[error("`{}` has no root file system; it has {}", path.display(), describe(found))]
+    /// Nothing on it is a system that can be built on.
+    #[error("`{}` has no root file system that can be built on: {}", path.display(), describe(others))]
     NoRoot {
         /// The disk.
         path: PathBuf,
-        /// What is on it instead.
-        found: Vec<Candidate>,
-    },
-    /// The system is in something that is not opened here.
-    #[error(
-        "`{}` has no root file system that can be built on: its {place} is {what}; use a base image whose root lies on \
-         ext4, XFS or btrfs directly in a partition",
-        path.display()
-    )]
-    OutOfReach {
-        /// The disk.
-        path: PathBuf,
-        /// Which part of the disk.
-        place: String,
-        /// What it holds.
-        what: &'static str,
+        /// What is on it instead, and why each of them is not the root.
+        others: Vec<Other>,
     },
     /// The system may be in a logical volume, and the disk is open in a way that does not reach those.
-    #[error(
-        "`{}` has its root in LVM ({place}), whose volumes cannot be reached through loop devices: a machine of its own \
-         opens them",
-        path.display()
-    )]
+    #[error("`{}` has its root in LVM ({place}), which only a machine of its own can open", path.display())]
     NeedsMachine {
         /// The disk.
         path: PathBuf,
         /// Which part of it.
         place: String,
-    },
-    /// The system is in a logical volume of a kind that is not opened here.
-    #[error("`{}` has its root in the logical volume {volume}, which is {kind} and not a linear one", path.display())]
-    NotLinear {
-        /// The disk.
-        path: PathBuf,
-        /// The first such volume.
-        volume: String,
-        /// What it is (`thin`).
-        kind: String,
     },
     /// More than one system.
     #[error("`{}` has a root file system on {first} and on {second}", path.display())]
@@ -139,15 +116,85 @@ pub enum LayoutError {
     },
 }
 
-fn describe(found: &[Candidate]) -> String {
-    if found.is_empty() {
-        return "nothing that is known".to_owned();
+/// A part of a disk that is not the root.
+#[derive(Debug)]
+pub struct Other {
+    /// What it is.
+    pub candidate: Candidate,
+    /// Why it is not the root.
+    pub reason: Reason,
+}
+
+/// Why a part of a disk is not the root.
+#[derive(Debug)]
+pub enum Reason {
+    /// No system is on this kind of file system.
+    Kind,
+    /// A system may be in it, and it is not opened here: in words, what it is.
+    OutOfReach(&'static str),
+    /// Logical volumes that are none of the kind that is opened here: the first one's name, and what it is (`thin`).
+    NotLinear(String, String),
+    /// Logical volumes that cannot be read.
+    Volumes(LvmError),
+    /// The kernel does not mount it.
+    NotMounted(MountError),
+    /// It cannot be shown to the kernel.
+    NotShown(DeviceError),
+    /// It was mounted, and has no system in it. Whether its journal was replayed before that look.
+    NoSystem(Journal),
+}
+
+/// What is done with what a file system has in its journal only, as after a crash or in a copy of a running system's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Journal {
+    /// It stays there: nothing is written, and what is seen may be old or wrong.
+    Left,
+    /// It is put in its place, which writes to the disk.
+    Replayed,
+}
+
+impl Other {
+    /// Whether it may turn out to be the root when its journal is replayed.
+    fn may_change(&self) -> bool {
+        matches!(self.reason, Reason::NoSystem(Journal::Left) | Reason::NotMounted(_))
     }
-    let part = |Candidate { place, filesystem }: &Candidate| match (place.partition, &place.volume) {
-        (None, None) => filesystem.kind.as_str().to_owned(),
-        _ => format!("{} on {}", filesystem.kind.as_str(), place.described()),
-    };
-    found.iter().map(part).collect::<Vec<_>>().join(", ")
+}
+
+impl std::fmt::Display for Other {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Candidate { place, filesystem } = &self.candidate;
+        let (place, kind) = (place.described(), filesystem.kind.as_str());
+        match &self.reason {
+            Reason::Kind => write!(f, "{place} is {kind}"),
+            Reason::OutOfReach(what) => write!(f, "{place} is {what}"),
+            Reason::NotLinear(volume, kind) => {
+                write!(f, "{place} is LVM with the volume {volume}, which is {kind} and not linear")
+            }
+            Reason::Volumes(error) => write!(f, "{place} is LVM: {}", causes(error).join(": ")),
+            Reason::NotMounted(error) if error.is_unknown_kind() => {
+                write!(f, "{place} is {kind}, which this kernel does not know")
+            }
+            // The error's own words name a device and a directory that mean nothing to anybody.
+            Reason::NotMounted(MountError::Mount { source, .. }) => {
+                write!(f, "{place} is {kind} and cannot be mounted ({source})")
+            }
+            Reason::NotMounted(error) => write!(f, "{place} is {kind}: {}", causes(error).join(": ")),
+            Reason::NotShown(error) => write!(f, "{place} is {kind}: {}", causes(error).join(": ")),
+            Reason::NoSystem(Journal::Replayed) => write!(f, "{place} is {kind} without a system in it"),
+            Reason::NoSystem(Journal::Left) => {
+                write!(f, "{place} is {kind} without a system in it (its journal was not replayed)")
+            }
+        }
+    }
+}
+
+fn describe(others: &[Other]) -> String {
+    if others.is_empty() {
+        return "nothing on it is known".to_owned();
+    }
+    let all: Vec<String> = others.iter().map(ToString::to_string).collect();
+    let hint = "a root lies on ext4, XFS or btrfs, in a partition or in a linear logical volume of LVM";
+    format!("{}; {hint}", all.join("; "))
 }
 
 /// Lists what the partitions of a disk hold, in the order of their numbers, and behind each physical volume of LVM what
@@ -195,91 +242,134 @@ fn volumes(disk: &File, place: &Place, filesystem: &Filesystem) -> Result<Volume
 }
 
 /// Finds the one part of a disk that has `/usr`, `/etc` and an os-release file. Every candidate is mounted read-only
-/// below `scratch_dir`, without replaying a journal, and nothing on it is executed.
-pub fn find_root(disk: &Disk, scratch_dir: &Path) -> Result<Root, LayoutError> {
-    let path = disk.path();
-    let file = File::open(path).map_err(|source| LayoutError::Access { source })?;
+/// below `scratch_dir`, without replaying a journal, and nothing on it is executed. What cannot be mounted is not the
+/// root.
+///
+/// Where that finds nothing and the disk may be written, candidates are looked at once more with their journals replayed:
+/// in a copy of a running system's disk, everything may still be in there.
+pub fn find_root(disk: &Disk, scratch_dir: &Path, access: Access) -> Result<Root, LayoutError> {
+    let file = File::open(disk.path()).map_err(|source| LayoutError::Access { source })?;
     let found = candidates(&file)?;
-    let reachable = |place: &Place| disk.has_volumes() || place.volume.is_none();
+    let mut others = match look_at_all(disk, &file, scratch_dir, &found, Journal::Left)? {
+        Ok(root) => return Ok(root),
+        Err(others) => others,
+    };
+    if access == Access::ReadWrite && others.iter().any(Other::may_change) {
+        others = match look_at_all(disk, &file, scratch_dir, &found, Journal::Replayed)? {
+            Ok(root) => return Ok(root),
+            Err(others) => others,
+        };
+    }
+    let path = disk.path().to_owned();
+    let needs_machine = |other: &&Other| matches!(other.reason, Reason::NotShown(DeviceError::Volume));
+    if let Some(other) = others.iter().find(needs_machine) {
+        return Err(LayoutError::NeedsMachine { path, place: other.candidate.place.around() });
+    }
+    Err(LayoutError::NoRoot { path, others })
+}
+
+/// The root among all candidates, or why none of them is it.
+fn look_at_all(
+    disk: &Disk,
+    file: &File,
+    scratch_dir: &Path,
+    found: &[Candidate],
+    journal: Journal,
+) -> Result<Result<Root, Vec<Other>>, LayoutError> {
     let mut root: Option<Root> = None;
-    for candidate in found.iter().filter(|candidate| candidate.filesystem.kind.can_be_root()) {
-        if !reachable(&candidate.place) {
-            continue;
-        }
-        let subvolume = match look(disk, scratch_dir, candidate)? {
-            Look::Nothing => continue,
-            Look::Root => None,
-            Look::Subvolume(name) => Some(name.to_owned()),
+    let mut others = Vec::new();
+    for candidate in found {
+        let subvolume = match look(disk, file, scratch_dir, candidate, journal)? {
+            Ok(subvolume) => subvolume.map(str::to_owned),
+            Err(reason) => {
+                others.push(Other { candidate: candidate.clone(), reason });
+                continue;
+            }
         };
         if let Some(root) = &root {
             let (first, second) = (root.place.described(), candidate.place.described());
-            return Err(LayoutError::TwoRoots { path: path.to_owned(), first, second });
+            return Err(LayoutError::TwoRoots { path: disk.path().to_owned(), first, second });
         }
         let Candidate { place, filesystem } = candidate.clone();
         root = Some(Root { place, filesystem, subvolume });
     }
-    match root {
-        Some(root) => Ok(root),
-        None => Err(no_root(disk, &file, found)),
-    }
+    Ok(root.ok_or(others))
 }
 
-/// Why there is no root.
-fn no_root(disk: &Disk, file: &File, found: Vec<Candidate>) -> LayoutError {
-    let path = disk.path().to_owned();
-    for candidate in &found {
-        let (place, kind) = (candidate.place.described(), candidate.filesystem.kind);
-        if kind == FilesystemKind::LvmPhysicalVolume {
-            let volumes = match volumes(file, &candidate.place, &candidate.filesystem) {
-                Ok(volumes) => volumes,
-                Err(error) => return error.into(),
-            };
-            if !disk.has_volumes() && !volumes.linear.is_empty() {
-                return LayoutError::NeedsMachine { path, place };
-            }
-            if let Some((name, kind)) = volumes.others.into_iter().next() {
-                return LayoutError::NotLinear { path, volume: name, kind };
-            }
-        } else if let Some(what) = kind.out_of_reach() {
-            return LayoutError::OutOfReach { path, place, what };
+/// Whether a candidate is a root, and in which subvolume; else why it is none.
+fn look(
+    disk: &Disk,
+    file: &File,
+    scratch_dir: &Path,
+    candidate: &Candidate,
+    journal: Journal,
+) -> Result<Result<Option<&'static str>, Reason>, LayoutError> {
+    let Candidate { place, filesystem } = candidate;
+    let kind = filesystem.kind;
+    if kind == FilesystemKind::LvmPhysicalVolume {
+        return Ok(Err(match volumes(file, place, filesystem) {
+            Ok(volumes) => match volumes.others.into_iter().next() {
+                Some((name, kind)) => Reason::NotLinear(name, kind),
+                None => Reason::OutOfReach("LVM"),
+            },
+            Err(error) => Reason::Volumes(error),
+        }));
+    }
+    if !kind.can_be_root() {
+        return Ok(Err(kind.out_of_reach().map_or(Reason::Kind, Reason::OutOfReach)));
+    }
+    let access = match journal {
+        Journal::Left => Access::ReadOnly,
+        Journal::Replayed => Access::ReadWrite,
+    };
+    let device = match disk.attach(place, access) {
+        Ok(device) => device,
+        // What is on the disk is the reason, not this host.
+        Err(error @ (DeviceError::Volume | DeviceError::Mapper(_) | DeviceError::Missing { .. })) => {
+            return Ok(Err(Reason::NotShown(error)));
         }
-    }
-    LayoutError::NoRoot { path, found }
-}
-
-/// What a look into a candidate found.
-enum Look {
-    Nothing,
-    Root,
-    Subvolume(&'static str),
-}
-
-/// Whether a candidate is a root, and in which subvolume.
-fn look(disk: &Disk, scratch_dir: &Path, candidate: &Candidate) -> Result<Look, LayoutError> {
-    let kind = candidate.filesystem.kind;
+        Err(error) => return Err(error.into()),
+    };
     let target = tempfile::Builder::new().prefix("look-").tempdir_in(scratch_dir).map_err(|error| {
         LayoutError::Access { source: io::Error::new(error.kind(), format!("`{}`: {error}", scratch_dir.display())) }
     })?;
-    let device = disk.attach(&candidate.place, Access::ReadOnly)?;
-    let mut result = Look::Nothing;
-    let options = kind.look_options();
-    let top = format!("{options},subvolid=5");
+    let found = look_into(device.path(), target.path(), kind, journal);
+    device.close()?;
+    Ok(found?)
+}
+
+/// The same for a block device, which is mounted on `target` for a moment.
+fn look_into(
+    device: &Path,
+    target: &Path,
+    kind: FilesystemKind,
+    journal: Journal,
+) -> Result<Result<Option<&'static str>, Reason>, MountError> {
+    let options = match journal {
+        Journal::Left => kind.look_options(),
+        Journal::Replayed => kind.work_options(),
+    };
+    let top = [options, "subvolid=5"].into_iter().filter(|option| !option.is_empty()).collect::<Vec<_>>().join(",");
     // The default subvolume may be another one than the top, which has all of them.
     let tops: &[&str] = if kind == FilesystemKind::Btrfs { &[options, &top] } else { &[options] };
+    let mut reason = Reason::NoSystem(journal);
     for (options, names) in tops.iter().zip([&[][..], &SUBVOLUMES]) {
-        let mount = Mount::new(device.path(), target.path(), kind.as_str(), Flags::LOOK, options)?;
-        if names.is_empty() && is_root(target.path()) {
-            result = Look::Root;
-        } else if let Some(name) = names.iter().find(|name| is_root(&target.path().join(name))) {
-            result = Look::Subvolume(name);
-        }
+        let mount = match Mount::new(device, target, kind.as_str(), Flags::LOOK, options) {
+            Ok(mount) => mount,
+            Err(error @ MountError::Mount { .. }) => {
+                reason = Reason::NotMounted(error);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let whole = names.is_empty() && is_root(target);
+        let subvolume = names.iter().find(|name| is_root(&target.join(name)));
         mount.close()?;
-        if !matches!(result, Look::Nothing) {
-            break;
+        if whole || subvolume.is_some() {
+            return Ok(Ok(subvolume.copied()));
         }
     }
-    device.close()?;
-    Ok(result)
+    Ok(Err(reason))
 }
 
 /// Nothing is followed: a link in a stranger's disk could lead to the host's own files.

@@ -117,9 +117,15 @@ impl Released {
 }
 
 impl System {
-    /// Finds the system of a disk. It will be mounted on the directory `target`; `scratch_dir` is for looking.
-    pub fn open(disk: Disk, target: impl Into<PathBuf>, scratch_dir: &Path) -> Result<Self, SystemError> {
-        let root = find_root(&disk, scratch_dir)?;
+    /// Finds the system of a disk. It will be mounted on the directory `target`; `scratch_dir` is for looking, which
+    /// writes to the disk only where `access` allows that and nothing is found otherwise.
+    pub fn open(
+        disk: Disk,
+        target: impl Into<PathBuf>,
+        scratch_dir: &Path,
+        access: Access,
+    ) -> Result<Self, SystemError> {
+        let root = find_root(&disk, scratch_dir, access)?;
         Ok(Self { mounted: None, disk, root, target: target.into() })
     }
 

@@ -37,7 +37,7 @@ pub(super) fn audit(order: wire::Audit) -> Result<Vec<Finding>> {
     };
     let chain = Chain::open(&spec, &cancel)?;
     let raw = Disk::File(chain.export_path().to_owned());
-    let mut system = System::open(raw, "mnt", Path::new("look")).map_err(Failed::system)?;
+    let mut system = System::open(raw, "mnt", Path::new("look"), Access::ReadOnly).map_err(Failed::system)?;
     let needles = Needles::secrets_and_keys(&order.secrets);
     let hits = leaks::in_raw(&reader, &needles, &cancel)?;
 

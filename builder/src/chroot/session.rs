@@ -41,6 +41,16 @@ pub enum SessionError {
     Cancelled(#[from] Cancelled),
 }
 
+impl SessionError {
+    /// Why the disk can be opened by the vm runner only, if that is what went wrong: a fragment for people.
+    pub(crate) fn needs_machine(&self) -> Option<&str> {
+        match self {
+            Self::Failed { kind: wire::FailureKind::NeedsMachine, chain } => chain.last().map(String::as_str),
+            _ => None,
+        }
+    }
+}
+
 /// A disk that is open for building, in a worker's namespaces.
 #[derive(Debug)]
 pub(crate) struct Session {

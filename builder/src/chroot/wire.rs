@@ -177,6 +177,8 @@ pub enum FailureKind {
     Lock,
     /// The base disk is not one that can be built on.
     Base,
+    /// The disk is one that only a machine can open.
+    NeedsMachine,
     /// The host cannot do it.
     Host,
 }

@@ -66,7 +66,7 @@ impl Failed {
             failed.kind = FailureKind::Base;
         }
         if let SystemError::Layout(LayoutError::NeedsMachine { .. }) = error {
-            failed.chain.push("the vm runner has one: take `--runner vm`".to_owned());
+            failed.kind = FailureKind::NeedsMachine;
         }
         failed
     }
@@ -251,7 +251,7 @@ impl Disk {
         let layers = LayerFiles::open(spec.lower.iter().map(|(path, format)| (path.as_path(), *format)))?;
         let chain = Chain::open(&spec, &cancel)?;
         let raw = RawDisk::File(chain.export_path().to_owned());
-        let system = System::open(raw, "mnt", Path::new("look")).map_err(Failed::system)?;
+        let system = System::open(raw, "mnt", Path::new("look"), Access::ReadWrite).map_err(Failed::system)?;
         Ok(Self { system, chain, layers, work: open.work, size: open.size, steps: 0, cancel, told: false })
     }
 

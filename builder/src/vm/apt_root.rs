@@ -197,9 +197,9 @@ fn printable(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().filter(|char| *char == '\n' || (' '..='~').contains(char)).collect()
 }
 
-/// A file name that leads nowhere.
+/// A file name that leads nowhere. A list of a source with a port has a colon in its name.
 pub(crate) fn is_plain_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._+~%-".contains(&byte);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._+~%-:".contains(&byte);
     !name.is_empty() && !name.starts_with('.') && name.bytes().all(plain)
 }
 
@@ -316,8 +316,7 @@ mod tests {
                       Depends: evil\nConffiles:\n /etc/x 0123\nBreaks: \u{1}\n\nPackage: no-version\n";
         let expected = "Package: a\nStatus: install ok installed\nVersion: 1\nDepends: b (>= 2) | c\n\n";
         assert_eq!(installed(status.as_bytes()), expected);
-        assert!(
-            !is_plain_name("../x") && !is_plain_name(".x") && !is_plain_name("a/b") && is_plain_name("a_1%3a2~x.deb")
-        );
+        assert!(!is_plain_name("../x") && !is_plain_name(".x") && !is_plain_name("a/b") && !is_plain_name("a\"b"));
+        assert!(is_plain_name("a_1%3a2~x.deb") && is_plain_name("m.example:3142_debian_._Packages"));
     }
 }

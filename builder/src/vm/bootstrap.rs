@@ -17,7 +17,7 @@ use super::{VmRunner, index, repack};
 use crate::chroot::{SessionError, worker};
 use crate::layer_files::LayerFiles;
 
-/// How long installing some 250 packages may take, in seconds: emulated on two idle processors it is ten minutes.
+/// How long installing some 250 packages may take, in seconds: emulated on two busy processors it was a quarter of an hour.
 const LIMIT: u64 = 3 * 60 * 60;
 
 impl Session {

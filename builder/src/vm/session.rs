@@ -97,6 +97,9 @@ pub enum VmError {
         /// The files.
         path: PathBuf,
     },
+    /// The host's apt did not fetch packages.
+    #[error("could not fetch packages for the machine")]
+    Supply(#[source] SupplyError),
     /// Stopped on request.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
@@ -179,6 +182,7 @@ impl Session {
     ) -> Result<(Self, u64)> {
         let arch = Arch::host().unwrap_or(Arch::Amd64);
         let appliance = appliance::obtain(&runner.appliance_dir, arch, runner.kernel.as_deref(), reporter, cancel)?;
+        let open = Order::Open { read_only: drive.read_only };
         let mut machine = machine(runner, arch, drive, work, &appliance)?;
         machine.internet = internet;
         let mut starts = 0;
@@ -197,7 +201,7 @@ impl Session {
                 told: false,
                 has_stand_ins: true,
             };
-            match session.order(&Order::Open, "start", runner.patience, cancel) {
+            match session.order(&open, "start", runner.patience, cancel) {
                 Err(Failed(SessionError::Machine(error)))
                     if starts < STARTS && matches!(*error, VmError::Silent { .. }) =>
                 {
@@ -296,11 +300,17 @@ impl Session {
             Err(SupplyError::Cancelled(cancelled) | SupplyError::Tool(ToolError::Cancelled(cancelled))) => {
                 Err(cancelled.into())
             }
+            // The machine would fetch onto the same disk.
+            Err(error) if worker::is_full(&self.work) => Err(VmError::Supply(error).into()),
             Err(error) => {
                 let reason = causes(&error).join(": ");
                 let reason = reason.lines().next().unwrap_or_default();
                 reporter.event(Event::Note(format!("packages are fetched inside the machine: {reason}")));
                 tracing::debug!(%error, "the host did not fetch packages");
+                // What it has made so far may need the room that the machine needs.
+                if work.exists() {
+                    fs_err::remove_dir_all(&work)?;
+                }
                 Ok(None)
             }
         }

@@ -37,7 +37,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Why nothing is supplied.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SupplyError {
+pub enum SupplyError {
     /// The host's apt said no.
     #[error(transparent)]
     Tool(#[from] ToolError),
@@ -118,10 +118,15 @@ impl Supplier<'_> {
         for entry in fs_err::read_dir(&lists)? {
             let path = entry?.path();
             let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-            if path.is_file() && name != "lock" && apt_root::is_plain_name(name) {
-                fs_err::copy(&path, plain.join(name))?;
-                copies.push(name.to_owned());
+            if !path.is_file() || name == "lock" {
+                continue;
             }
+            if !apt_root::is_plain_name(name) {
+                // Left out, its packages would be unknown in the machine, which gets no lists of its own then.
+                return Err(SupplyError::Obstacle(format!("a package list is called `{}`", name.escape_default())));
+            }
+            fs_err::copy(&path, plain.join(name))?;
+            copies.push(name.to_owned());
         }
         let is_index = |name: &&String| name.ends_with("_Packages");
         let graph = if reads_all { None } else { graph(copies.iter().filter(is_index), &plain, &root, &names)? };

@@ -2,6 +2,7 @@
 
 mod host;
 mod image;
+mod lab;
 mod recipe;
 mod remote;
 
@@ -9,7 +10,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use host::{Completions, Doctor};
 pub use image::{Audit, Gc, Run};
-pub use recipe::{Build, Check, New, OnError, Plan, RunnerChoice, Schema, SchemaKind, SecretFrom, SecretSource};
+pub use lab::{Cluster, Dns, Render, RouteKind, ServiceChoice, WithSecrets};
+pub use recipe::{
+    Build, Check, New, OnError, Plan, RunnerChoice, Schema, SchemaKind, SecretFrom, SecretSource, Template,
+};
 pub use remote::{Base, BasePull, BaseRefresh, Copy, Inspect, Pull, Push, Registries};
 
 /// Turns a text file into a lab that opens in a browser.
@@ -80,14 +84,16 @@ pub enum Format {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Write a recipe that builds as it stands
+    /// Write a lab, or a recipe, that builds as it stands
     New(New),
-    /// Find every mistake in a recipe
+    /// Find every mistake in a recipe, or in a lab and its recipes
     Check(Check),
     /// Say what a build would do and why, and change nothing
     Plan(Plan),
-    /// Build the disk of a recipe and pack it as a containerDisk
+    /// Build the disk of a recipe, or of each machine of a lab, and pack it as a containerDisk
     Build(Build),
+    /// Write the Kubernetes manifests of a lab
+    Render(Render),
     /// Boot an image under QEMU and print the address of its front door
     Run(Run),
     /// Copy an image from the local store to a registry, an OCI layout or an archive

@@ -7,42 +7,65 @@ use super::Registries;
 
 /// Arguments of `new`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: labwright new web-shell && labwright build web-shell")]
+#[command(after_help = "\
+Examples:
+  labwright new web-shell && labwright check web-shell
+  labwright new scan --template network
+  labwright new tools --template recipe      # one image, no lab")]
 pub struct New {
-    /// Name of the recipe and of the directory to make: lower-case letters, digits and dashes
+    /// Name of the lab or recipe and of the directory to make: lower-case letters, digits and dashes
     pub name: String,
+    /// What to begin with
+    #[arg(long, value_enum, default_value_t, value_name = "TEMPLATE")]
+    pub template: Template,
+}
+
+/// What `new` can write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Template {
+    /// A lab of one machine with a terminal
+    #[default]
+    Terminal,
+    /// A lab of two machines on a network
+    Network,
+    /// A recipe without a lab
+    Recipe,
 }
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: labwright check recipes/library/debian-terminal")]
+#[command(after_help = "\
+Examples:
+  labwright check recipes/library/debian-terminal
+  labwright check --format json web-shell      # a lab and all of its recipes")]
 pub struct Check {
-    /// A recipe, or the directory that holds one
+    /// A recipe or a lab, or the directory that holds one
     #[arg(default_value = ".", value_name = "PATH")]
     pub path: PathBuf,
-    /// Gives a variable of the recipe another value
+    /// Gives a variable of the recipe or lab another value
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
 }
 
 /// Arguments of `build`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
   labwright build recipes/library/debian-terminal
   labwright build -o disk.qcow2 --set user=alice web-shell/recipe.yaml
   labwright build --secret id=token,src=token.txt --secret id=pip,env=PIP_TOKEN web-shell
+  labwright build --locked scan        # all images of a lab
 
-The image goes into the local store under the recipe's name and version. `labwright doctor` says which
-runners work here.")]
+The image goes into the local store under the recipe's name and version. Of a lab, the images of all machines are
+built or looked up, and their digests written into its labwright.lock. `labwright doctor` says which runners work here.")]
 pub struct Build {
-    /// A recipe, or the directory that holds one
+    /// A recipe or a lab, or the directory that holds one
     #[arg(default_value = ".", value_name = "PATH")]
     pub path: PathBuf,
-    /// Writes the disk to this file as well
+    /// Writes the disk to this file as well (of a recipe only)
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// Gives a variable of the recipe another value
+    /// Gives a variable of the recipe or lab another value
     #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
     pub set: Vec<(String, String)>,
     /// Gives the value of a secret that the recipe names: from a file, or from a variable of the environment
@@ -76,6 +99,27 @@ pub struct Build {
     /// How registries are talked to.
     #[command(flatten)]
     pub registries: Registries,
+}
+
+impl Build {
+    /// What finds images that were built before, and builds none.
+    pub fn existing(path: &std::path::Path, registries: &Registries) -> Self {
+        Self {
+            path: path.to_owned(),
+            output: None,
+            set: Vec::new(),
+            secret: Vec::new(),
+            from: None,
+            no_cache: false,
+            on_error: OnError::Fail,
+            force: false,
+            runner: RunnerChoice::Auto,
+            appliance_kernel: None,
+            locked: false,
+            update: false,
+            registries: registries.clone(),
+        }
+    }
 }
 
 /// What to do when a step fails.
@@ -173,10 +217,12 @@ pub struct Schema {
 pub enum SchemaKind {
     /// A recipe
     Recipe,
+    /// A lab
+    Lab,
 }
 
 /// Splits `NAME=VALUE`; the value may hold further equals signs.
-fn assignment(text: &str) -> Result<(String, String), String> {
+pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("write it as NAME=VALUE".to_owned()),

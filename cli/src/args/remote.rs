@@ -26,14 +26,25 @@ pub struct Registries {
 Examples:
   labwright push debian-terminal oci:out:1.0.0
   labwright push debian-terminal:1.0.0 registry.example/labs/debian-terminal:1.0.0
+  labwright push ./scan registry.example/labs/scan        # a lab with its images
+  labwright push ./scan oci-archive:scan.tar --repository registry.example/labs/scan
 
-What the registry has already is not sent again. Logins are read from where podman, skopeo and docker keep
+A lab is published as one artifact, with a Helm chart in REPOSITORY/charts/NAME and a manifest for imgpkg beside it. Its
+images must have been built; those that are in a registry already stay where they are, unless the target is a directory
+or an archive. What the registry has already is not sent again. Logins are read from where podman, skopeo and docker keep
 them: log in with one of those.")]
 pub struct Push {
-    /// The image: NAME[:TAG] in the local store, or any other reference
-    pub image: ImageRef,
+    /// The image: NAME[:TAG] in the local store, or any other reference; or a lab by its path
+    #[arg(value_name = "IMAGE|PATH")]
+    pub image: String,
     /// Where to: HOST/REPOSITORY[:TAG], oci:DIR[:TAG] or oci-archive:FILE[:TAG]; without a tag the image's own
     pub target: ImageRef,
+    /// Where a lab will be published, if the target is no registry
+    #[arg(long, value_name = "HOST/REPOSITORY")]
+    pub repository: Option<String>,
+    /// Gives a variable of the lab another value
+    #[arg(long = "set", value_name = "NAME=VALUE", value_parser = super::recipe::assignment)]
+    pub set: Vec<(String, String)>,
     /// How registries are talked to.
     #[command(flatten)]
     pub registries: Registries,
@@ -67,6 +78,7 @@ pub struct Pull {
 Examples:
   labwright copy registry.example/labs/shell:1 mirror.example/labs/shell:1
   labwright copy registry.example/labs/shell:1 oci-archive:shell.tar
+  labwright copy registry.example/labs/scan:0.1.0 mirror.example/labs/scan     # a lab with all images that it names
 
 Bytes and digests stay as they are; all architectures, signatures and attestations come along.")]
 pub struct Copy {

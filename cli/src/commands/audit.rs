@@ -40,7 +40,15 @@ pub(super) fn run(args: &Audit, context: &Context<'_>) -> Result<(), CommandErro
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
     let arch = Arch::host().unwrap_or(Arch::Amd64);
     let runner = runner::choose(args.runner, args.appliance_kernel.as_deref(), arch, context)?;
-    let findings = builder.audit(&disk, &runner, &secrets, context.ui.reporter(), context.cancel)?;
+    let audit = |runner: &_| builder.audit(&disk, runner, &secrets, context.ui.reporter(), context.cancel);
+    let findings = match audit(&runner) {
+        Ok(findings) => findings,
+        Err(error) => {
+            let kernel = args.appliance_kernel.as_deref();
+            let instead = |reason| runner::instead(args.runner, reason, kernel, arch, context);
+            audit(&error.needs_machine().map(instead).transpose()?.flatten().ok_or(error)?)?
+        }
+    };
 
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));

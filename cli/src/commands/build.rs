@@ -7,24 +7,25 @@ use labwright_registry::{Descriptor, Layout, artifacts, attach, container_disk, 
 use serde::Serialize;
 
 use super::base::{self, Bases, Pins};
+use super::documents::{self, Document};
 use super::package_locks::PackageLocks;
 use super::runner::Wish;
 use super::terminal::Terminal;
-use super::{build_secrets, disk_cache, image, recipe_file, runner};
+use super::{build_secrets, disk_cache, image, lab_images, recipe_file, runner};
 use crate::args::{Build, OnError};
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
 
 /// The answer of `build`. Fields are only ever added.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer {
+pub(super) struct Answer {
     /// `NAME:VERSION` in the local store.
-    image: String,
+    pub(super) image: String,
     /// The digest of the image index.
-    digest: String,
+    pub(super) digest: String,
     /// Whether the store had it already.
-    unchanged: bool,
+    pub(super) unchanged: bool,
     /// Bytes of the qcow2 file.
     #[serde(skip_serializing_if = "Option::is_none")]
     file_size: Option<u64>,
@@ -39,21 +40,41 @@ struct Answer {
 }
 
 /// One step of a build.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 struct StepAnswer {
     name: String,
     cached: bool,
 }
 
-/// Builds the disk of a recipe and packs it.
+/// What to do where the store lacks an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Make {
+    /// Build it.
+    Missing,
+    /// Fail: whoever asked wants what was built.
+    Nothing,
+}
+
+/// Builds the disk of a recipe, or of each machine of a lab, and packs it.
 pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandError> {
+    match documents::find(&args.path)? {
+        Document::Lab(file) => lab_images::build(args, &file, context),
+        Document::Recipe => {
+            let answer = recipe(args, Make::Missing, context)?;
+            context.ui.result(&answer, || answer.image.clone())
+        }
+    }
+}
+
+/// Builds the disk of a recipe and packs it.
+pub(super) fn recipe(args: &Build, make: Make, context: &Context<'_>) -> Result<Answer, CommandError> {
     let terminal = match args.on_error {
         OnError::Fail => None,
         OnError::Shell => Some(Terminal::take()?),
     };
     let recipes = recipe_file::load_chain(&args.path, &args.set)?;
     for loaded in &recipes {
-        super::show_warnings(loaded, context);
+        super::show_warnings(&loaded.warnings, context);
         refuse(loaded)?;
     }
     let mut wanted: Vec<String> = Vec::new();
@@ -62,7 +83,10 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
             wanted.push(name.clone());
         }
     }
-    let secrets = build_secrets::gather(&wanted, &args.secret)?;
+    let secrets = match make {
+        Make::Missing => build_secrets::gather(&wanted, &args.secret)?,
+        Make::Nothing => Vec::new(),
+    };
     let (loaded, uppers) = recipes.split_first().expect("a chain has a recipe");
     let arch = architecture(loaded)?;
     let store = Layout::open_or_create(context.settings.store())?;
@@ -100,13 +124,18 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
                 write_disk(&disk, output, context)?;
             }
             Builder::new(&context.settings.home, "/proc/self/exe")?.remember(&plan)?;
-            return report_unchanged(built, context);
+            return Ok(report_unchanged(built, context));
         }
+    }
+    if make == Make::Nothing {
+        let (name, version) = (&plan.recipe().name, &plan.recipe().version);
+        let text = format!("the store has no image {name}:{version} of what {} says now", args.path.display());
+        return Err(CommandError::sentence(Kind::Input, text).hint("`labwright build` makes it"));
     }
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
     let runner = runner::choose(args.runner, args.appliance_kernel.as_deref(), arch, context)?;
-    let options = BuildOptions {
+    let mut options = BuildOptions {
         from: args.from,
         everything: args.no_cache,
         terminal: terminal.as_ref().map(|terminal| terminal.path().to_owned()),
@@ -119,7 +148,16 @@ pub(super) fn run(args: &Build, context: &Context<'_>) -> Result<(), CommandErro
         },
         secrets,
     };
-    let artifact = builder.build(plan, &options, &locks, context.ui.reporter(), context.cancel)?;
+    let build = |plan, options: &_| builder.build(plan, options, &locks, context.ui.reporter(), context.cancel);
+    let artifact = match build(plan.clone(), &options) {
+        Ok(artifact) => artifact,
+        Err(error) => {
+            let kernel = args.appliance_kernel.as_deref();
+            let instead = |reason| runner::instead(args.runner, reason, kernel, arch, context);
+            options.runner = error.needs_machine().map(instead).transpose()?.flatten().ok_or(error)?;
+            build(plan, &options)?
+        }
+    };
     let packed = container_disk::pack(
         &store,
         &artifact.disk,
@@ -157,15 +195,13 @@ fn describe(
     Ok(())
 }
 
-fn report_unchanged(built: Built, context: &Context<'_>) -> Result<(), CommandError> {
+fn report_unchanged(built: Built, context: &Context<'_>) -> Answer {
     let Built { image, digest, .. } = built;
     context.ui.note(format!("{image} is up to date"));
-    let answer =
-        Answer { image, digest, unchanged: true, file_size: None, data_size: None, steps: Vec::new(), log: None };
-    context.ui.result(&answer, || answer.image.clone())
+    Answer { image, digest, unchanged: true, file_size: None, data_size: None, steps: Vec::new(), log: None }
 }
 
-fn report(artifact: Artifact, packed: &container_disk::Packed, context: &Context<'_>) -> Result<(), CommandError> {
+fn report(artifact: Artifact, packed: &container_disk::Packed, context: &Context<'_>) -> Result<Answer, CommandError> {
     context.ui.note(format!(
         "{}: {} of data in {}",
         packed.tag,
@@ -183,7 +219,7 @@ fn report(artifact: Artifact, packed: &container_disk::Packed, context: &Context
     };
     let fail = |source| CommandError::new(Kind::Host, source).context("could not remove the build's directory");
     artifact.close().map_err(fail)?;
-    context.ui.result(&answer, || answer.image.clone())
+    Ok(answer)
 }
 
 /// An image in the store that a plan would make again.

@@ -7,6 +7,7 @@ use labwright_registry::{Copied, Credentials, Images, PlatformInspection, Remote
 
 use serde::Serialize;
 
+use super::published::{self, Published};
 use crate::args::Registries;
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -129,6 +130,31 @@ pub(super) fn with_tag(target: &ImageRef, own: Option<&str>) -> ImageRef {
     target
 }
 
+/// Says that there is no local image before there is a store.
+pub(super) fn needs_store(reference: &ImageRef, context: &Context<'_>) -> Result<(), CommandError> {
+    if let ImageRef::Local { .. } = reference
+        && !context.settings.store().exists()
+    {
+        let text = format!("there is no image `{reference}`: nothing was built yet");
+        return Err(CommandError::sentence(Kind::Input, text).hint("`labwright build` makes images"));
+    }
+    Ok(())
+}
+
+/// What a reference names, if it is a lab. A name in a store that is not there yet names nothing.
+pub(super) fn look_in_store(
+    reference: &ImageRef,
+    images: &Images,
+    context: &Context<'_>,
+) -> Result<Option<Published>, CommandError> {
+    if let ImageRef::Local { .. } = reference
+        && !context.settings.store().exists()
+    {
+        return Ok(None);
+    }
+    published::look(reference, images, context)
+}
+
 /// An image for one architecture.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -144,12 +170,7 @@ pub(super) struct Found {
 
 /// Looks an image up and chooses this machine's architecture, else the first that Labwright knows.
 pub(super) fn find(reference: &ImageRef, images: &Images, context: &Context<'_>) -> Result<Found, CommandError> {
-    if let ImageRef::Local { .. } = reference
-        && !context.settings.store().exists()
-    {
-        let text = format!("there is no image `{reference}`: nothing was built yet");
-        return Err(CommandError::sentence(Kind::Input, text).hint("`labwright build` makes images"));
-    }
+    needs_store(reference, context)?;
     let inspection = context.runtime.block_on(images.inspect(reference, context.cancel)).map_err(|error| {
         let error = CommandError::from(error);
         match reference {

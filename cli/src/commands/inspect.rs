@@ -1,8 +1,11 @@
 use labwright_core::{ByteSize, ImageFacts, ImageRef};
-use labwright_registry::{Images, Inspection, Layout, PlatformInspection, ReferrerInspection, media_type};
+use labwright_registry::{Images, Inspection, Layout, PlatformInspection, ReferrerInspection, annotations, media_type};
 use serde::Serialize;
 
+use labwright_lab::bundle::Config;
+
 use super::image;
+use super::published::{self, Published};
 use crate::args::Inspect;
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -25,12 +28,7 @@ pub(super) fn run(args: &Inspect, context: &Context<'_>) -> Result<(), CommandEr
 
 fn one(reference: &ImageRef, args: &Inspect, context: &Context<'_>) -> Result<(), CommandError> {
     let images = image::images(context, &args.registries, std::slice::from_ref(reference))?;
-    if let ImageRef::Local { .. } = reference
-        && !context.settings.store().exists()
-    {
-        let text = format!("there is no image `{reference}`: nothing was built yet");
-        return Err(CommandError::sentence(Kind::Input, text).hint("`labwright build` makes images"));
-    }
+    image::needs_store(reference, context)?;
     if args.tags {
         let tags = context.runtime.block_on(images.tags(reference, context.cancel))?;
         return context.ui.result(&tags, || tags.join("\n"));
@@ -41,8 +39,83 @@ fn one(reference: &ImageRef, args: &Inspect, context: &Context<'_>) -> Result<()
     if args.provenance {
         return document(reference, media_type::IN_TOTO, "statement of its provenance", &images, context);
     }
+    if let Some(lab) = published::look(reference, &images, context)? {
+        return context.ui.result(&LabAnswer::new(&lab), || lab_text(&lab));
+    }
     let inspection = context.runtime.block_on(images.inspect(reference, context.cancel))?;
     context.ui.result(&inspection, || text(&inspection))
+}
+
+/// The answer of `inspect` for a lab. Fields are only ever added.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LabAnswer<'a> {
+    /// The reference as given.
+    reference: &'a str,
+    digest: String,
+    /// What the lab says of itself.
+    lab: &'a Config,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chart: Option<String>,
+    /// The digest of the manifest for imgpkg.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    imgpkg: Option<String>,
+    referrers: &'a [ReferrerInspection],
+}
+
+impl<'a> LabAnswer<'a> {
+    fn new(lab: &'a Published) -> Self {
+        let found = &lab.inspection;
+        Self {
+            reference: &found.reference,
+            digest: found.digest.to_string(),
+            lab: &lab.config,
+            chart: found.chart.as_ref().map(ToString::to_string),
+            imgpkg: found.imgpkg.as_ref().map(ToString::to_string),
+            referrers: &found.referrers,
+        }
+    }
+}
+
+fn lab_text(lab: &Published) -> String {
+    let (found, config) = (&lab.inspection, &lab.config);
+    let mut lines = vec![
+        format!("lab:       {} {}", config.name, config.lab_version),
+        format!("reference: {}", found.reference),
+        format!("digest:    {}", found.digest),
+    ];
+    let mut say = |name: &str, value: String| lines.push(format!("{name:<11}{}", crate::ui::printable(&value)));
+    if let Some(title) = &config.title {
+        say("title:", title.clone());
+    }
+    if !config.authors.is_empty() {
+        say("authors:", config.authors.join(", "));
+    }
+    if let Some(license) = &config.license {
+        say("license:", license.clone());
+    }
+    say("made by:", format!("labwright {}", config.tool_version));
+    for machine in &config.machines {
+        let hidden = if machine.hidden { ", hidden" } else { "" };
+        say("machine:", format!("{} ({}{hidden})", machine.name, machine.kind));
+        say("  image:", machine.reference());
+        if let Some(facts) = &machine.facts {
+            say("  disk:", format!("{}, {} {}", facts.virtual_size.human(), facts.name, facts.version));
+        }
+        if !machine.access.is_empty() {
+            say("  access:", machine.access.join(", "));
+        }
+    }
+    for task in &config.tasks {
+        say("task:", task.clone());
+    }
+    for page in &config.instructions {
+        say("page:", page.clone());
+    }
+    if let Some(chart) = &found.chart {
+        say("chart:", chart.to_string());
+    }
+    lines.join("\n")
 }
 
 /// Prints a document that was stored with the image, byte for byte.
@@ -117,8 +190,12 @@ fn list(context: &Context<'_>) -> Result<(), CommandError> {
     if tags.is_empty() {
         context.ui.note("there is no image yet; `labwright build` makes one");
     }
-    let lines: Vec<Line> =
-        tags.into_iter().map(|(image, found)| Line { image, digest: found.digest.to_string() }).collect();
+    // The images and the chart of a lab are shown with it.
+    let lines: Vec<Line> = tags
+        .into_iter()
+        .filter(|(_, found)| !found.annotations.contains_key(annotations::LAB_PART))
+        .map(|(image, found)| Line { image, digest: found.digest.to_string() })
+        .collect();
     context.ui.result(&lines, || {
         lines.iter().map(|line| format!("{}\t{}", line.image, line.digest)).collect::<Vec<_>>().join("\n")
     })

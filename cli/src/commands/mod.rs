@@ -9,23 +9,27 @@ mod completions;
 mod copy;
 mod disk_cache;
 mod doctor;
+mod documents;
 mod gc;
 mod image;
 mod inspect;
+mod lab_file;
+mod lab_images;
 mod machine_dir;
 mod new;
 mod package_locks;
 mod plan;
+mod published;
 mod pull;
 mod push;
 mod recipe_file;
+mod render;
 mod run;
 mod runner;
 mod schema;
 mod terminal;
 
-use labwright_core::{Cancel, Severity};
-use labwright_recipes::Loaded;
+use labwright_core::{Cancel, Diagnostics, Severity};
 use tokio::runtime::Runtime;
 
 use crate::args::Command;
@@ -53,6 +57,7 @@ pub fn dispatch(command: Command, context: &Context<'_>) -> Result<(), CommandEr
         Command::Check(args) => check::run(&args, context),
         Command::Plan(args) => plan::run(&args, context),
         Command::Build(args) => build::run(&args, context),
+        Command::Render(args) => render::run(&args, context),
         Command::Run(args) => run::run(&args, context),
         Command::Push(args) => push::run(&args, context),
         Command::Pull(args) => pull::run(&args, context),
@@ -67,9 +72,9 @@ pub fn dispatch(command: Command, context: &Context<'_>) -> Result<(), CommandEr
     }
 }
 
-/// Shows what works in a recipe and is likely not meant.
-fn show_warnings(loaded: &Loaded, context: &Context<'_>) {
-    for warning in loaded.warnings.0.iter().filter(|found| found.severity == Severity::Warning) {
+/// Shows what works in a recipe or lab and is likely not meant.
+fn show_warnings(warnings: &Diagnostics, context: &Context<'_>) {
+    for warning in warnings.0.iter().filter(|found| found.severity == Severity::Warning) {
         context.ui.diagnostic(warning);
     }
 }

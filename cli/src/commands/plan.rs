@@ -68,7 +68,7 @@ struct ReasonAnswer {
 pub(super) fn run(args: &args::Plan, context: &Context<'_>) -> Result<(), CommandError> {
     let recipes = recipe_file::load_chain(&args.path, &args.set)?;
     for loaded in &recipes {
-        super::show_warnings(loaded, context);
+        super::show_warnings(&loaded.warnings, context);
         build::refuse(loaded)?;
     }
     let (loaded, uppers) = recipes.split_first().expect("a chain has a recipe");

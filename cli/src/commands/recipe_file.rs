@@ -1,55 +1,32 @@
 //! Finds and loads the recipe that a path names.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use labwright_core::{Diagnostic, Diagnostics};
 use labwright_recipes::resolved::Base;
-use labwright_recipes::{Below, Feature, FileKind, Files, Loaded, load_on};
+use labwright_recipes::{Below, Feature, Loaded, load_on};
 
+use super::documents::{self, HostFiles, RECIPE};
 use crate::error::{CommandError, Kind};
 
-/// What a recipe is called in its directory.
-const FILE_NAME: &str = "recipe.yaml";
-/// A recipe is written by hand; whatever is larger is another file.
-const MAX_SIZE: u64 = 1 << 20;
 /// A chain of backing files that is longer is slow to read, and likely a mistake.
 const MAX_DEPTH: usize = 8;
 
-/// The host's files, for the checks of a recipe.
-#[derive(Debug)]
-struct HostFiles;
-
-impl Files for HostFiles {
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        fs_err::read(path)
-    }
-
-    fn kind(&self, path: &Path) -> io::Result<Option<FileKind>> {
-        match fs_err::metadata(path) {
-            Ok(data) if data.is_file() => Ok(Some(FileKind::File)),
-            Ok(data) if data.is_dir() => Ok(Some(FileKind::Directory)),
-            Ok(_) => Ok(Some(FileKind::Other)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
 /// The recipe file that `path` names: itself, or the one in it.
 pub(super) fn find(path: &Path) -> Result<PathBuf, CommandError> {
-    let not_there = |text: String| {
-        CommandError::sentence(Kind::Input, text)
-            .hint("give a recipe, or a directory with a recipe.yaml; `labwright new NAME` makes one")
-    };
-    let file = if path.is_dir() { path.join(FILE_NAME) } else { path.to_owned() };
+    let file = if path.is_dir() { path.join(RECIPE) } else { path.to_owned() };
     if file.is_file() {
-        // `./recipe.yaml` of the default path reads better without the dot.
-        return Ok(file.strip_prefix(".").map(Path::to_owned).unwrap_or(file));
+        return Ok(documents::tidy(&file));
     }
-    Err(not_there(if path.is_dir() {
-        format!("there is no {FILE_NAME} in {}", path.display())
+    if path.join(documents::LAB).is_file() {
+        let text = format!("{} is a lab, and this is for recipes", path.display());
+        return Err(CommandError::sentence(Kind::Input, text).hint(
+            "name the directory of the recipe of one of its machines; `check`, `build`, `push` and `render` take labs",
+        ));
+    }
+    Err(documents::missing(if path.is_dir() {
+        format!("there is no {RECIPE} in {}", path.display())
     } else {
         format!("there is no recipe at {}", path.display())
     }))
@@ -58,7 +35,12 @@ pub(super) fn find(path: &Path) -> Result<PathBuf, CommandError> {
 /// Loads the recipe that `path` names, with values for its variables, and all recipes that it starts from, the lowest
 /// first; never none.
 pub(super) fn load_chain(path: &Path, set: &[(String, String)]) -> Result<Vec<Loaded>, CommandError> {
-    chain(path, set, &mut Vec::new()).map(|(recipes, _)| recipes)
+    load_whole(path, set).map(|(recipes, _)| recipes)
+}
+
+/// The same, with what the disk of the last one offers.
+pub(super) fn load_whole(path: &Path, set: &[(String, String)]) -> Result<(Vec<Loaded>, Below), CommandError> {
+    chain(path, set, &mut Vec::new())
 }
 
 fn chain(
@@ -111,23 +93,7 @@ pub(super) fn load_recipe(path: &Path, set: &[(String, String)]) -> Result<Loade
 
 fn load_over(path: &Path, set: &[(String, String)], below: Option<&Below>) -> Result<Loaded, CommandError> {
     let file = find(path)?;
-    let fail = |source: io::Error| CommandError::new(Kind::Input, source);
-    let size = fs_err::metadata(&file).map_err(fail)?.len();
-    if size > MAX_SIZE {
-        return Err(CommandError::sentence(
-            Kind::Input,
-            format!("{} is too large for a recipe ({size} bytes)", file.display()),
-        ));
-    }
-    let bytes = fs_err::read(&file).map_err(fail)?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        CommandError::sentence(Kind::Input, format!("{} is not UTF-8 text (byte {at})", file.display()))
-    })?;
-    let dir = match file.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
+    let text = documents::read(&file)?;
     let overrides: BTreeMap<String, String> = set.iter().cloned().collect();
-    Ok(load_on(&file.display().to_string(), &text, dir, &HostFiles, &overrides, below)?)
+    Ok(load_on(&file.display().to_string(), &text, documents::dir(&file), &HostFiles, &overrides, below)?)
 }

@@ -72,6 +72,23 @@ pub(super) fn of_bootstrap(
     Ok(Some(runner))
 }
 
+/// The runner that takes over for a disk which the chosen one cannot open, for `reason`. Said as well; nothing where the
+/// user chose.
+pub(super) fn instead(
+    choice: RunnerChoice,
+    reason: &str,
+    kernel: Option<&Path>,
+    arch: Arch,
+    context: &Context<'_>,
+) -> Result<Option<Runner>, CommandError> {
+    if choice != RunnerChoice::Auto {
+        return Ok(None);
+    }
+    let (runner, how) = machine(kernel, arch, context).map_err(|error| error.context(reason.to_owned()))?;
+    context.ui.note(format!("runner: vm after all ({reason}), {how}"));
+    Ok(Some(Runner::Vm(runner)))
+}
+
 /// The vm runner, and how fast it will be.
 fn machine(kernel: Option<&Path>, arch: Arch, context: &Context<'_>) -> Result<(VmRunner, String), CommandError> {
     let appliance_dir = context.settings.appliance();

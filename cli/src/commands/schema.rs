@@ -6,6 +6,7 @@ use crate::error::{CommandError, Kind};
 pub(super) fn run(args: &Schema, context: &Context<'_>) -> Result<(), CommandError> {
     let schema = match args.kind {
         SchemaKind::Recipe => labwright_recipes::schema(),
+        SchemaKind::Lab => labwright_lab::schema(),
     };
     let text = serde_json::to_string_pretty(&schema).map_err(|source| CommandError::new(Kind::Bug, source))?;
     context.ui.data(&text)

@@ -30,6 +30,9 @@ const MEND_LOCK: &str = "take the file from version control, or finish the merge
 
 const WITH_ROOT: &str = "the chroot runner needs root: run it with sudo, or take `--runner vm`";
 
+const IN_MACHINE: &str =
+    "the vm runner has such a machine: take `--runner vm`, or `--runner auto`, which chooses it for this disk";
+
 impl From<ToolError> for CommandError {
     fn from(error: ToolError) -> Self {
         match &error {
@@ -222,15 +225,17 @@ impl CommandError {
         match error {
             SessionError::Cancelled(cancelled) => cancelled.into(),
             SessionError::Failed { kind, mut chain } => {
+                let needs_machine = kind == FailureKind::NeedsMachine;
                 let kind = match kind {
                     FailureKind::Step | FailureKind::TimeLimit => Kind::Step,
                     FailureKind::Lock => Kind::Lock,
-                    FailureKind::Base => Kind::Input,
+                    FailureKind::Base | FailureKind::NeedsMachine => Kind::Input,
                     FailureKind::Host => Kind::Host,
                 };
                 // The last of the chain is the cause of all others.
                 let cause = chain.pop().unwrap_or_else(|| "the build worker failed".to_owned());
-                Self { context: chain, ..Self::new(kind, Sentence(cause)) }
+                let error = Self { context: chain, ..Self::new(kind, Sentence(cause)) };
+                if needs_machine { error.hint(IN_MACHINE) } else { error }
             }
             error @ SessionError::Start(_) => Self::new(Kind::Host, error).hint(WITH_ROOT),
             error @ SessionError::Confused => Self::new(Kind::Bug, error),

@@ -1,7 +1,7 @@
 //! The seed disk, read by other people's programs.
 
 use crate::support::{command, has};
-use labwright_cloud_init::{Seed, meta_data, network_config};
+use labwright_cloud_init::{Card, Seed, meta_data, network_config, network_config_of};
 
 fn seed() -> Seed {
     Seed {
@@ -54,4 +54,11 @@ fn a_seed_that_does_not_fit_says_so() {
 fn documents() {
     assert_eq!(meta_data("i", None), "\"instance-id\": \"i\"\n");
     insta::assert_snapshot!(format!("{}---\n{}", seed().meta_data, seed().network_config.unwrap()));
+}
+
+#[test]
+fn cards_are_named_in_their_order() {
+    let card = |mac: &str, address: Option<&str>| Card { mac: mac.to_owned(), address: address.map(str::to_owned) };
+    let config = network_config_of(&[card("06:00:00:00:00:01", None), card("06:00:00:00:00:02", Some("10.0.0.5/24"))]);
+    insta::assert_snapshot!(config);
 }

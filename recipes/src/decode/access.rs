@@ -118,13 +118,7 @@ fn port(decoder: &mut Decoder<'_>, fields: &Fields<'_>, ports: &mut Vec<(u16, Sp
         );
         return None;
     }
-    if let Some((_, first)) = ports.iter().find(|(known, _)| *known == port) {
-        let (line, column) = decoder.file.line_column(first.start);
-        let diagnostic = decoder.error(node.span, format!("port {port} is given twice"));
-        decoder.push(diagnostic.label(format!("first given at line {line}, column {column}")));
-        return None;
-    }
-    ports.push((port, node.span));
+    decoder.once(ports, port, node.span, "port")?;
     Some(port)
 }
 

@@ -41,6 +41,10 @@ pub(crate) const WORDS: Words = Words {
     kind: KIND,
     elsewhere: &ELSEWHERE,
     fixed: "`${{ … }}` works in values, but not in what identifies a recipe or defines a variable",
+    elsewhere_names: &[(
+        "secrets",
+        "a recipe knows no secrets of a session; build secrets are files, see `build_secrets`",
+    )],
 };
 
 /// Keys that people know from elsewhere, with what a recipe has instead.

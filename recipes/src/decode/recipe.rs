@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use labwright_core::ByteSize;
 
-use super::{Decoder, access, base, expected, files, packages, shown, users};
+use super::{Decoder, access, base, expected, files, packages, users};
 use crate::below;
 use crate::load::Feature;
 use crate::resolved::{Check, Command, Compression, Recipe, Timeouts};
@@ -49,7 +49,10 @@ pub(crate) fn recipe(decoder: &mut Decoder<'_>, root: &Node, overrides: &BTreeMa
     let fields = decoder.fields(root, "a recipe", &KEYS)?;
     decoder.kind(&fields);
     let declared = decoder.variables(&fields, overrides);
-    let metadata = decoder.required(&fields, "metadata", "a recipe").and_then(|node| metadata(decoder, node));
+    let metadata = decoder.required(&fields, "metadata", "a recipe").and_then(|node| {
+        let fields = decoder.fields(node, "`metadata`", &["name", "version", "title"])?;
+        Some(decoder.identity(&fields))
+    });
     let architectures = base::architectures(decoder, fields.get("architectures"));
     let base = decoder.required(&fields, "base", "a recipe").and_then(|node| base::base(decoder, node, &architectures));
     let disk_size = fields.get("disk").and_then(|node| disk(decoder, node));
@@ -77,11 +80,11 @@ pub(crate) fn recipe(decoder: &mut Decoder<'_>, root: &Node, overrides: &BTreeMa
     let compression = fields.get("output").and_then(|node| output(decoder, node)).unwrap_or_default();
     let timeouts = fields.get("timeouts").map(|node| timeouts(decoder, node)).unwrap_or_default();
     decoder.unused_variables(declared);
-    let (name, version, title) = metadata?;
+    let metadata = metadata?;
     Some(Recipe {
-        name: name?,
-        version: version?,
-        title,
+        name: metadata.name?,
+        version: metadata.version?,
+        title: metadata.title,
         architectures,
         base: base?,
         disk_size,
@@ -102,53 +105,10 @@ pub(crate) fn recipe(decoder: &mut Decoder<'_>, root: &Node, overrides: &BTreeMa
     })
 }
 
-type Metadata = (Option<String>, Option<String>, Option<String>);
-
-fn metadata(decoder: &mut Decoder<'_>, node: &Node) -> Option<Metadata> {
-    let fields = decoder.fields(node, "`metadata`", &["name", "version", "title"])?;
-    let name = decoder
-        .required(&fields, "name", "`metadata`")
-        .and_then(|node| decoder.fixed_text(node, "`name`"))
-        .and_then(|text| decoder.follows(text, shared::name));
-    let version = decoder
-        .required(&fields, "version", "`metadata`")
-        .and_then(|node| decoder.checked(node, "`version`", shared::version));
-    let title = fields.get("title").and_then(|node| {
-        decoder.checked(node, "`title`", |text| {
-            if text.trim().is_empty() || text.contains(['\n', '\r']) { Err("a title (one line)") } else { Ok(()) }
-        })
-    });
-    Some((name.map(|text| text.value), version.map(|text| text.value), title.map(|text| text.value)))
-}
-
 fn disk(decoder: &mut Decoder<'_>, node: &Node) -> Option<ByteSize> {
     let fields = decoder.fields(node, "`disk`", &["size"])?;
     let node = decoder.required(&fields, "size", "`disk`")?;
-    let text = decoder.text(node, "`size`")?;
-    match text.value.parse::<ByteSize>() {
-        Ok(size) if (MIN_DISK..=MAX_DISK).contains(&size) => Some(size),
-        Ok(size) => {
-            let diagnostic = decoder.error(text.span, format!("a disk of {size} cannot be made"));
-            decoder.push(diagnostic.hint(format!("from {MIN_DISK} to {MAX_DISK}")));
-            None
-        }
-        Err(error) => {
-            let diagnostic = decoder.error(text.span, format!("`{}` is not a size", shown(&text.value)));
-            let diagnostic = diagnostic.hint(error.to_string());
-            let digits = text.value.trim_end_matches(|c: char| !c.is_ascii_digit());
-            let meant = text.value.chars().find_map(|c| match c.to_ascii_uppercase() {
-                unit @ ('M' | 'G' | 'T') => Some(unit),
-                _ => None,
-            });
-            decoder.push(match meant {
-                Some(unit) if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
-                    diagnostic.hint(format!("did you mean `{digits}{unit}i`?"))
-                }
-                _ => diagnostic,
-            });
-            None
-        }
-    }
+    decoder.size(node, "`size`", MIN_DISK..=MAX_DISK)
 }
 
 /// A script or a program with its arguments.

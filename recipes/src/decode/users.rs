@@ -36,12 +36,8 @@ pub(super) fn users(decoder: &mut Decoder<'_>, node: &Node) -> Vec<(User, Span)>
         let Some((name, user)) = user(decoder, item) else { continue };
         decoder.unique(&mut names, &name, "user");
         if let Some((uid, span)) = user.uid.zip(uid_place(item)) {
-            if let Some((_, first)) = uids.iter().find(|(known, _)| *known == uid) {
-                let (line, column) = decoder.file.line_column(first.start);
-                let diagnostic = decoder.error(span, format!("uid {uid} is given twice"));
-                decoder.push(diagnostic.label(format!("first given at line {line}, column {column}")));
-            }
-            uids.push((uid, span));
+            // The mistake is said; the account is one all the same.
+            let _said = decoder.once(&mut uids, uid, span, "uid");
         }
         found.push((user, name.span));
     }

@@ -128,7 +128,7 @@ pub fn pack(
     // Two processes that pack two architectures at once must not lose one: read, extend and write under the lock.
     let index = layout.update_index(|table| {
         let old = find_tag(table, &tag).cloned();
-        let index = extended_index(layout, old.as_ref(), &manifest, facts.arch)
+        let index = extended_index(layout, &tag, old.as_ref(), &manifest, facts.arch)
             .map_err(|source| PackError::Extend { tag: tag.clone(), source })?;
         let descriptor = layout.add_bytes(OCI_INDEX, &to_bytes(&index))?;
         set_tag(table, &tag, &descriptor);
@@ -141,6 +141,7 @@ pub fn pack(
 /// The index under `old` with the manifest of one architecture added or replaced, in a fixed order.
 fn extended_index(
     layout: &Layout,
+    tag: &str,
     old: Option<&Descriptor>,
     manifest: &Descriptor,
     arch: Arch,
@@ -148,6 +149,9 @@ fn extended_index(
     let platform = Platform::linux(arch);
     let mut entries = match old.map(|old| layout.document(old)).transpose()? {
         Some(Document::Index(index)) => index.manifests,
+        Some(document) if document.is_lab() => {
+            return Err(LayoutError::TagTaken { dir: layout.dir().to_owned(), tag: tag.to_owned(), by: "a lab" });
+        }
         // A tag set by another tool can name a single manifest; the new image takes its place.
         Some(Document::Manifest(_)) | None => Vec::new(),
     };

@@ -2,23 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
 use labwright_core::{Arch, Cancel, Event, ImageRef, Reporter};
 
-use super::source::{Parts, Place, Source, blocking};
+use super::source::{Parts, Source, blocking};
+use super::transfer::{Job, Sink};
 use super::{Images, ImagesError};
-use crate::annotations::REF_NAME;
-use crate::archive::{ArchiveError, write_archive};
+use crate::annotations::{LAB_PART, REF_NAME};
+use crate::archive::{ArchiveError, Outside, write_archive};
 use crate::container_disk::choose;
 use crate::document::{Descriptor, Document};
 use crate::layout::{Layout, LayoutError, WriteGuard};
-use crate::remote::{Progress, Repository, Sent, size_warnings};
-
-/// How often a copy looks whether it should stop.
-const CANCEL_POLL: Duration = Duration::from_millis(50);
+use crate::remote::{Repository, size_warnings};
 
 /// What is copied.
 #[derive(Debug, Clone, Copy)]
@@ -52,11 +48,28 @@ pub struct Copied {
     pub mounted: u64,
 }
 
+impl Copied {
+    /// A copy that has not begun.
+    pub(super) fn new(image: Descriptor) -> Self {
+        Self { image, tag: None, bytes: 0, sent: 0, existed: 0, mounted: 0 }
+    }
+}
+
 /// Where an image is written to.
 enum Target {
     Layout { layout: Layout, tag: Option<String>, store: bool, guard: WriteGuard },
     Archive { file: PathBuf, tag: Option<String>, layout: Layout, work: tempfile::TempDir },
     Registry { repository: Box<Repository>, reference: String },
+}
+
+impl Target {
+    fn sink(&self) -> Sink {
+        match self {
+            Self::Layout { layout, .. } => Sink::Layout(layout.clone()),
+            Self::Archive { layout, .. } => Sink::Archive(layout.clone()),
+            Self::Registry { repository, .. } => Sink::Registry(repository.clone()),
+        }
+    }
 }
 
 impl Images {
@@ -74,7 +87,7 @@ impl Images {
         cancel: &Cancel,
     ) -> Result<Copied, ImagesError> {
         let mut source = self.open(source, cancel).await?;
-        source.root.annotations.remove(REF_NAME);
+        source.root.annotations.retain(|key, _| key != REF_NAME && key != LAB_PART);
         if let Some(arch) = options.arch
             && let (_, Document::Index(index)) = source.document(&source.root, cancel).await?
         {
@@ -87,62 +100,13 @@ impl Images {
                 reporter.event(Event::Warning(warning));
             }
         }
-        let mut copied = Copied { image: source.root.clone(), tag: None, bytes: 0, sent: 0, existed: 0, mounted: 0 };
-        for (size, sent) in self.transfers(&source, &target, &parts, reporter, cancel).await? {
-            match sent {
-                Sent::Existed => copied.existed += 1,
-                Sent::Mounted => copied.mounted += 1,
-                Sent::Uploaded => {
-                    copied.sent += 1;
-                    copied.bytes += size;
-                }
-            }
-        }
-        copied.tag = finish(&source, &parts, target, cancel).await?;
+        let mut copied = Copied::new(source.root.clone());
+        let sink = target.sink();
+        let jobs =
+            parts.blobs.iter().map(|blob| Job { source: source.clone(), sink: sink.clone(), blob: blob.clone() });
+        let outside = self.transfers(jobs.collect(), &mut copied, reporter, cancel).await?;
+        copied.tag = finish(&source, &parts, target, outside, cancel).await?;
         Ok(copied)
-    }
-
-    /// Brings all blobs into the target, several at once. When one fails, the others are told to stop and waited for,
-    /// so that each ends its upload in the registry before the failure is returned.
-    async fn transfers(
-        &self,
-        source: &Source,
-        target: &Target,
-        parts: &Parts,
-        reporter: &Arc<dyn Reporter>,
-        cancel: &Cancel,
-    ) -> Result<Vec<(u64, Sent)>, ImagesError> {
-        let stop = Cancel::new();
-        let stopping = &stop;
-        // Owned descriptors: with borrowed ones the compiler cannot see that this future may move between threads.
-        let mut transfers = stream::iter(parts.blobs.clone())
-            .map(|blob| async move {
-                let sent = transfer(source, target, &blob, reporter, stopping).await?;
-                Ok::<_, ImagesError>((blob.size, sent))
-            })
-            .buffer_unordered(self.remote.options().parallel.max(1));
-        let (mut done, mut failed) = (Vec::new(), None);
-        loop {
-            let next = tokio::select! {
-                next = transfers.next() => next,
-                () = tokio::time::sleep(CANCEL_POLL) => {
-                    if cancel.is_cancelled() {
-                        stop.cancel();
-                    }
-                    continue;
-                }
-            };
-            match next {
-                Some(Ok(sent)) => done.push(sent),
-                Some(Err(error)) => {
-                    stop.cancel();
-                    // What fails after that fails because it was stopped.
-                    failed.get_or_insert(error);
-                }
-                None => break,
-            }
-        }
-        failed.map_or(Ok(done), Err)
     }
 
     fn target(&self, target: &ImageRef, source: &Source) -> Result<Target, ImagesError> {
@@ -192,93 +156,29 @@ pub(super) fn work_dir(file: &Path) -> Result<tempfile::TempDir, ImagesError> {
         .map_err(|source| ImagesError::WorkDir { path: parent.to_owned(), source })
 }
 
-/// What a blob is called in progress events.
-pub(super) fn task_name(blob: &Descriptor) -> String {
-    let kind = if blob.media_type.contains("config") { "config" } else { "layer" };
-    format!("{kind} {}", blob.digest.short())
-}
-
-/// Brings one blob into the target.
-async fn transfer(
-    source: &Source,
-    target: &Target,
-    blob: &Descriptor,
-    reporter: &Arc<dyn Reporter>,
-    cancel: &Cancel,
-) -> Result<Sent, ImagesError> {
-    let progress = Progress::new(reporter, &task_name(blob), blob.size);
-    match target {
-        Target::Layout { layout, .. } | Target::Archive { layout, .. } => {
-            fetch(source, layout, blob, &progress, cancel).await
-        }
-        Target::Registry { repository, .. } => {
-            let mount = match &source.place {
-                Place::Registry(from)
-                    if from.registry() == repository.registry() && from.name() != repository.name() =>
-                {
-                    Some(from.name())
-                }
-                _ => None,
-            };
-            Ok(repository.upload(blob, &source.body(blob)?, mount, &progress, cancel).await?)
-        }
-    }
-}
-
-/// Brings one blob into a layout.
-pub(super) async fn fetch(
-    source: &Source,
-    layout: &Layout,
-    blob: &Descriptor,
-    progress: &Progress,
-    cancel: &Cancel,
-) -> Result<Sent, ImagesError> {
-    if layout.has(blob) {
-        progress.at(blob.size);
-        return Ok(Sent::Existed);
-    }
-    let (to, expected, progress, cancelled) = (layout.clone(), blob.clone(), progress.clone(), cancel.clone());
-    match source.place.clone() {
-        Place::Registry(repository) => repository.download(blob, layout, &progress, cancel).await?,
-        Place::Layout(from) => {
-            let file = from.open_blob(blob)?;
-            blocking(move || to.add_from_reader(&expected, file, |done| progress.at(done), &cancelled)).await?;
-        }
-        Place::Archive(from) => {
-            let reader = from.open_blob(blob)?;
-            blocking(move || to.add_from_reader(&expected, reader, |done| progress.at(done), &cancelled)).await?;
-        }
-    }
-    Ok(Sent::Uploaded)
-}
-
 /// Writes the documents, children first, and the tag; returns the tag.
 async fn finish(
     source: &Source,
     parts: &Parts,
     target: Target,
+    outside: Vec<Outside>,
     cancel: &Cancel,
 ) -> Result<Option<String>, ImagesError> {
     match target {
         Target::Layout { layout, tag, store, guard } => {
-            add_to_layout(&layout, parts, &source.root, tag.as_deref())?;
+            add_documents(&layout, parts)?;
+            tag_or_list(&layout, &source.root, tag.as_deref())?;
             // In a layout of one image, tools take the only entry: there, what refers to it is only found by its subject.
             if store {
-                for (descriptor, _, document) in parts.documents.iter().filter(|part| part.2.subject().is_some()) {
-                    layout.list(&document.as_referrer(descriptor))?;
-                }
+                list_referrers(&layout, parts)?;
             }
             guard.close();
             Ok(tag)
         }
         Target::Archive { file, tag, layout, work } => {
-            add_to_layout(&layout, parts, &source.root, tag.as_deref())?;
-            let cancel = cancel.clone();
-            blocking(move || {
-                write_archive(&layout, &file, &cancel)?;
-                work.close().map_err(ArchiveError::Io)
-            })
-            .await?;
+            add_documents(&layout, parts)?;
+            tag_or_list(&layout, &source.root, tag.as_deref())?;
+            finish_archive(layout, work, file, outside, cancel).await?;
             Ok(tag)
         }
         Target::Registry { repository, reference } => {
@@ -292,19 +192,50 @@ async fn finish(
     }
 }
 
-fn add_to_layout(layout: &Layout, parts: &Parts, root: &Descriptor, tag: Option<&str>) -> Result<(), LayoutError> {
-    for (descriptor, bytes, _) in &parts.documents {
-        if !layout.has(descriptor) {
-            layout.add_verified(descriptor, bytes)?;
-        }
-    }
+fn tag_or_list(layout: &Layout, root: &Descriptor, tag: Option<&str>) -> Result<(), LayoutError> {
     match tag {
         Some(tag) => layout.tag(tag, root),
         None => layout.list(root),
     }
 }
 
-async fn put(
+/// Writes an archive from the layout beside it and from other places, and removes that layout.
+pub(super) async fn finish_archive(
+    layout: Layout,
+    work: tempfile::TempDir,
+    file: PathBuf,
+    outside: Vec<Outside>,
+    cancel: &Cancel,
+) -> Result<(), ImagesError> {
+    let cancel = cancel.clone();
+    blocking(move || {
+        write_archive(&layout, outside, &file, &cancel)?;
+        work.close().map_err(ArchiveError::Io)
+    })
+    .await?;
+    Ok(())
+}
+
+/// Stores indexes and manifests.
+pub(super) fn add_documents(layout: &Layout, parts: &Parts) -> Result<(), LayoutError> {
+    for (descriptor, bytes, _) in &parts.documents {
+        if !layout.has(descriptor) {
+            layout.add_verified(descriptor, bytes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lists what refers to other documents, as the local store does.
+pub(super) fn list_referrers(layout: &Layout, parts: &Parts) -> Result<(), LayoutError> {
+    for (descriptor, _, document) in parts.documents.iter().filter(|part| part.2.subject().is_some()) {
+        layout.list(&document.as_referrer(descriptor))?;
+    }
+    Ok(())
+}
+
+/// Stores a document under a tag or its digest, unless that is what it names already.
+pub(super) async fn put(
     repository: &Repository,
     reference: &str,
     descriptor: &Descriptor,

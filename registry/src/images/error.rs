@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use labwright_core::{Cancelled, Digest};
 
 use super::extract::ExtractError;
+use super::lab::LabError;
 use crate::archive::ArchiveError;
 use crate::container_disk::FactsError;
 use crate::document::InvalidDocument;
@@ -68,6 +69,9 @@ pub enum ImagesError {
     /// There is no disk that could be taken out.
     #[error(transparent)]
     Extract(#[from] ExtractError),
+    /// Something with a lab bundle did not work.
+    #[error(transparent)]
+    Lab(#[from] LabError),
     /// Stopped on request.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),

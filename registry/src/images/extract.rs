@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use labwright_core::{Algorithm, Arch, ByteSize, Cancel, Cancelled, Digest, Hasher, ImageFacts, ImageRef, Reporter};
 
-use super::copy::{fetch, task_name, work_dir};
+use super::copy::work_dir;
 use super::inspect::{known_facts, read_config};
 use super::source::{Place, blocking};
+use super::transfer::{fetch, task_name};
 use super::{Images, ImagesError};
 use crate::container_disk::{FactsError, choose};
 use crate::document::{Descriptor, Document, ImageConfig, Manifest};

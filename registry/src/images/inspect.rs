@@ -170,14 +170,7 @@ async fn platform(
     let size = layers
         .iter()
         .fold(descriptor.size.saturating_add(manifest.config.size), |sum, layer| sum.saturating_add(layer.size));
-    let mut referrers: Vec<_> = source
-        .referrers(&descriptor.digest, cancel)
-        .await?
-        .into_iter()
-        .map(|found| ReferrerInspection { artifact_type: found.artifact_type, digest: found.digest, size: found.size })
-        .collect();
-    // Registries list them in whatever order.
-    referrers.sort_by(|a, b| (&a.artifact_type, &a.digest).cmp(&(&b.artifact_type, &b.digest)));
+    let referrers = source.listed_referrers(&descriptor.digest, cancel).await?;
     Ok(PlatformInspection {
         architecture: config.architecture,
         os: config.os,
@@ -189,4 +182,27 @@ async fn platform(
         size,
         referrers,
     })
+}
+
+impl Source {
+    /// What refers to a manifest, in a fixed order.
+    pub(super) async fn listed_referrers(
+        &self,
+        digest: &Digest,
+        cancel: &Cancel,
+    ) -> Result<Vec<ReferrerInspection>, ImagesError> {
+        let mut referrers: Vec<_> = self
+            .referrers(digest, cancel)
+            .await?
+            .into_iter()
+            .map(|found| ReferrerInspection {
+                artifact_type: found.artifact_type,
+                digest: found.digest,
+                size: found.size,
+            })
+            .collect();
+        // Registries list them in whatever order.
+        referrers.sort_by(|a, b| (&a.artifact_type, &a.digest).cmp(&(&b.artifact_type, &b.digest)));
+        Ok(referrers)
+    }
 }

@@ -1,19 +1,24 @@
 //! Images wherever they are: copy, look into, take the disk out.
 
 mod copy;
+mod copy_lab;
 mod error;
 mod extract;
 mod inspect;
+mod lab;
 mod source;
+mod transfer;
 
 use std::path::PathBuf;
 
 use labwright_core::{Cancel, ImageRef};
 
 pub use copy::{Copied, CopyOptions};
+pub use copy_lab::{CopiedLab, LabImage};
 pub use error::ImagesError;
 pub use extract::{ExtractError, ExtractLimits, ExtractedDisk};
 pub use inspect::{Inspection, LayerInspection, PlatformInspection, ReferrerInspection};
+pub use lab::{LabError, LabInspection};
 use source::Source;
 
 use crate::annotations::REF_NAME;

@@ -6,17 +6,21 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use labwright_core::{Cancel, Digest, ImageRef};
+use tokio::sync::OnceCell;
 
 use super::ImagesError;
 use crate::annotations::REF_NAME;
-use crate::archive::Archive;
+use crate::archive::{Archive, ArchiveError};
 use crate::document::{Descriptor, Document, MAX_MANIFESTS};
-use crate::layout::Layout;
+use crate::layout::{Layout, LayoutError};
 use crate::media_type;
 use crate::remote::{Body, Remote, Repository};
 
-/// The most bytes of all documents of one image together, because they are held in memory.
-const MAX_DOCUMENTS: usize = 32 << 20;
+/// The most bytes of all documents of one image or lab together, because they are held in memory.
+pub(super) const MAX_DOCUMENTS: usize = 32 << 20;
+
+/// What refers to which manifest.
+type Referrers = HashMap<Digest, Vec<Descriptor>>;
 
 /// Something that holds an image.
 #[derive(Debug, Clone)]
@@ -36,6 +40,8 @@ pub(super) struct Source {
     pub(super) name: String,
     /// The tag by which it was found, without a name before it.
     pub(super) tag: Option<String>,
+    /// What refers to what in this place, once somebody asked; places on this machine are read whole for that.
+    referrers: Arc<OnceCell<Option<Referrers>>>,
 }
 
 /// All parts of an image.
@@ -46,7 +52,8 @@ pub(super) struct Parts {
     /// Configs and layers, each once.
     pub(super) blobs: Vec<Descriptor>,
     seen: HashSet<Digest>,
-    bytes: usize,
+    /// The size of all documents.
+    pub(super) bytes: usize,
 }
 
 enum Step {
@@ -100,7 +107,41 @@ impl Source {
             }
         };
         let tag = tag.or_else(|| root.annotations.get(REF_NAME).cloned());
-        Ok(Self { place, root, name, tag })
+        Ok(Self { place, root, name, tag, referrers: Arc::default() })
+    }
+
+    /// The same place with another root, if it is there.
+    pub(super) async fn at(&self, digest: &Digest, cancel: &Cancel) -> Result<Option<Self>, ImagesError> {
+        let root = match &self.place {
+            Place::Layout(layout) => layout.find(digest)?,
+            Place::Archive(archive) => archive.find(digest)?,
+            Place::Registry(repository) => {
+                repository.manifest(&digest.to_string(), cancel).await?.map(|(descriptor, _)| descriptor)
+            }
+        };
+        Ok(root.map(|root| Self { root, tag: None, ..self.clone() }))
+    }
+
+    /// Another place under the same name.
+    pub(super) fn with_place(&self, place: Place) -> Self {
+        Self { place, referrers: Arc::default(), ..self.clone() }
+    }
+
+    /// All parts of the image with what refers to it; `None` where a layout or archive holds only some of them, as an
+    /// index of which one architecture was fetched.
+    pub(super) async fn whole(&self, cancel: &Cancel) -> Result<Option<Parts>, ImagesError> {
+        let parts = match self.parts(true, cancel).await {
+            Err(
+                ImagesError::Layout(LayoutError::NoBlob { .. }) | ImagesError::Archive(ArchiveError::NoBlob { .. }),
+            ) => return Ok(None),
+            other => other?,
+        };
+        let whole = match &self.place {
+            Place::Layout(layout) => parts.blobs.iter().all(|blob| layout.has(blob)),
+            Place::Archive(archive) => parts.blobs.iter().all(|blob| archive.locate(blob).is_ok()),
+            Place::Registry(_) => true,
+        };
+        Ok(whole.then_some(parts))
     }
 
     /// Reads and verifies an index or manifest.
@@ -167,7 +208,7 @@ impl Source {
             // The list grows: a signature may have an attestation of its own.
             while let Some((descriptor, ..)) = parts.documents.get(next) {
                 let digest = descriptor.digest.clone();
-                let found = match (&self.place, &local) {
+                let found = match (&self.place, local) {
                     (Place::Registry(repository), _) => repository.referrers(&digest, cancel).await?,
                     (_, Some(local)) => local.get(&digest).cloned().unwrap_or_default(),
                     (_, None) => Vec::new(),
@@ -185,7 +226,7 @@ impl Source {
     pub(super) async fn referrers(&self, digest: &Digest, cancel: &Cancel) -> Result<Vec<Descriptor>, ImagesError> {
         let mut found = match (&self.place, self.local_referrers().await?) {
             (Place::Registry(repository), _) => repository.referrers(digest, cancel).await?,
-            (_, local) => local.and_then(|mut all| all.remove(digest)).unwrap_or_default(),
+            (_, local) => local.as_ref().and_then(|all| all.get(digest).cloned()).unwrap_or_default(),
         };
         // Not every registry, and not every list under a tag, says of what kind they are.
         for referrer in found.iter_mut().filter(|referrer| referrer.artifact_type.is_none()) {
@@ -195,12 +236,16 @@ impl Source {
         Ok(found)
     }
 
-    async fn local_referrers(&self) -> Result<Option<HashMap<Digest, Vec<Descriptor>>>, ImagesError> {
-        Ok(match self.place.clone() {
-            Place::Layout(layout) => Some(blocking(move || layout.referrers_by_subject()).await?),
-            Place::Archive(archive) => Some(blocking(move || archive.referrers_by_subject()).await?),
-            Place::Registry(_) => None,
-        })
+    async fn local_referrers(&self) -> Result<&Option<Referrers>, ImagesError> {
+        self.referrers
+            .get_or_try_init(|| async {
+                Ok(match self.place.clone() {
+                    Place::Layout(layout) => Some(blocking(move || layout.referrers_by_subject()).await?),
+                    Place::Archive(archive) => Some(blocking(move || archive.referrers_by_subject()).await?),
+                    Place::Registry(_) => None,
+                })
+            })
+            .await
     }
 
     async fn collect(&self, root: &Descriptor, parts: &mut Parts, cancel: &Cancel) -> Result<(), ImagesError> {

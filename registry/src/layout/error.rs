@@ -97,6 +97,16 @@ pub enum LayoutError {
         /// What there is.
         tags: Vec<String>,
     },
+    /// A tag that an image, a lab or a part of a lab would get names something of another kind.
+    #[error("`{tag}` in `{dir}` names {by} already: choose another name or version")]
+    TagTaken {
+        /// The layout.
+        dir: PathBuf,
+        /// The tag.
+        tag: String,
+        /// What it names: `an image`, `a lab` or `another lab`.
+        by: &'static str,
+    },
     /// Content that a document names is not there.
     #[error("`{dir}` lacks the blob {digest}")]
     NoBlob {

@@ -19,7 +19,7 @@ pub use gc::Freed;
 pub(crate) use gc::note_referrer;
 pub use lock::WriteGuard;
 
-use crate::annotations::REF_NAME;
+use crate::annotations::{LAB_PART, REF_NAME};
 use crate::document::{Descriptor, Document, Index, MAX_DOCUMENT, to_bytes};
 
 /// The file that marks a layout, and its content.
@@ -170,8 +170,8 @@ impl Layout {
         let index = self.index()?;
         let images: Vec<_> = match index.manifests.as_slice() {
             [only] => vec![only],
-            // What refers to an image is listed beside it.
-            all => all.iter().filter(|entry| !self.is_bare_referrer(entry)).collect(),
+            // What refers to an image is listed beside it, and so is what belongs to a lab.
+            all => all.iter().filter(|entry| !is_part(entry) && !self.is_bare_referrer(entry)).collect(),
         };
         match images.as_slice() {
             [only] => Ok((*only).clone()),
@@ -194,6 +194,8 @@ impl Layout {
         let newest = index
             .manifests
             .iter()
+            // `1.0.0-rc.1.web` and `1.0.0-rc.1-imgpkg` would be newer versions than the lab `1.0.0-rc.1` itself.
+            .filter(|entry| !is_part(entry))
             .filter_map(|entry| {
                 let full = entry.annotations.get(REF_NAME)?;
                 let (found, tag) = full.rsplit_once(':')?;
@@ -232,12 +234,17 @@ impl Layout {
         })
     }
 
-    /// Removes a tag; its blobs stay until [`gc`](Self::gc). Returns whether it was there.
+    /// Removes a tag, and with a lab's tag those of its parts; blobs stay until [`gc`](Self::gc). Returns whether it
+    /// was there.
     pub fn remove_tag(&self, tag: &str) -> Result<bool, LayoutError> {
         self.update_index(|index| {
             let before = index.manifests.len();
             index.manifests.retain(|entry| entry.annotations.get(REF_NAME).is_none_or(|name| name != tag));
-            index.manifests.len() != before
+            let found = index.manifests.len() != before;
+            if found {
+                index.manifests.retain(|entry| entry.annotations.get(LAB_PART).is_none_or(|lab| lab != tag));
+            }
+            found
         })
     }
 
@@ -281,12 +288,27 @@ impl Layout {
         }
     }
 
+    /// What an index or manifest with this digest is, if it is there.
+    pub fn find(&self, digest: &Digest) -> Result<Option<Descriptor>, LayoutError> {
+        let path = self.blob_path(digest);
+        let Some(meta) = fs::metadata(&path).ok().filter(std::fs::Metadata::is_file) else { return Ok(None) };
+        let mut descriptor = Descriptor::new("", digest.clone(), meta.len());
+        let document = self.document(&descriptor)?;
+        document.media_type().clone_into(&mut descriptor.media_type);
+        Ok(Some(descriptor))
+    }
+
     /// Reads, verifies and parses an index or manifest.
     pub fn document(&self, descriptor: &Descriptor) -> Result<Document, LayoutError> {
         let bytes = self.read_document(descriptor)?;
         Document::parse(&descriptor.media_type, &bytes)
             .map_err(|source| LayoutError::Document { path: self.blob_path(&descriptor.digest), source })
     }
+}
+
+/// Whether an entry stands in the table of contents only because a lab consists of it.
+pub(crate) fn is_part(entry: &Descriptor) -> bool {
+    entry.annotations.contains_key(LAB_PART)
 }
 
 /// The entry that a tag names.

@@ -66,29 +66,33 @@ impl Repository {
 
     /// Fetches and verifies a small blob, such as a config.
     pub(crate) async fn small_blob(&self, blob: &Descriptor, cancel: &Cancel) -> Result<Bytes, RemoteError> {
-        let action = format!("read a blob of {}", self.name());
         if blob.size > MAX_DOCUMENT {
+            let action = format!("read a blob of {}", self.name());
             return Err(RemoteError::DocumentTooLarge { registry: self.registry.clone(), action });
         }
+        self.blob_in_memory(blob, cancel).await
+    }
+
+    /// Fetches and verifies a blob; the caller has looked at its size.
+    pub(crate) async fn blob_in_memory(&self, blob: &Descriptor, cancel: &Cancel) -> Result<Bytes, RemoteError> {
+        let action = format!("read a blob of {}", self.name());
         self.repeated(cancel, || async {
-            self.limited(&action, async {
-                let mut stream = self.blob_stream(blob, 0).await?;
-                let mut bytes = BytesMut::new();
-                while let Some(piece) = stream.next().await {
-                    bytes.extend_from_slice(&piece?);
-                    if bytes.len() as u64 > blob.size {
-                        return Err(self.wrong_size(blob, bytes.len() as u64));
-                    }
-                }
-                if (bytes.len() as u64) < blob.size {
+            let mut stream = self.blob_stream(blob, 0).await?;
+            let mut bytes = BytesMut::new();
+            // The limit is for silence: a slow line may take its time for a few megabytes.
+            while let Some(piece) = self.limited(&action, async { Ok(stream.next().await) }).await? {
+                bytes.extend_from_slice(&piece?);
+                if bytes.len() as u64 > blob.size {
                     return Err(self.wrong_size(blob, bytes.len() as u64));
                 }
-                let mut hasher = Hasher::new(blob.digest.algorithm());
-                hasher.update(&bytes);
-                let found = hasher.finish();
-                if found == blob.digest { Ok(bytes.freeze()) } else { Err(self.wrong_digest(blob, found)) }
-            })
-            .await
+            }
+            if (bytes.len() as u64) < blob.size {
+                return Err(self.wrong_size(blob, bytes.len() as u64));
+            }
+            let mut hasher = Hasher::new(blob.digest.algorithm());
+            hasher.update(&bytes);
+            let found = hasher.finish();
+            if found == blob.digest { Ok(bytes.freeze()) } else { Err(self.wrong_digest(blob, found)) }
         })
         .await
     }

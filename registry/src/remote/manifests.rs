@@ -89,6 +89,11 @@ impl Repository {
         digest: &Digest,
         cancel: &Cancel,
     ) -> Result<bool, RemoteError> {
+        Ok(self.head_manifest(reference, cancel).await?.is_some_and(|found| found == digest.to_string()))
+    }
+
+    /// The digest of what a reference names, as the registry writes it; empty if it does not say.
+    pub(crate) async fn head_manifest(&self, reference: &str, cancel: &Cancel) -> Result<Option<String>, RemoteError> {
         let action = format!("look for {}", self.full(reference));
         let call = Call::new(Method::HEAD, self.url(&format!("manifests/{reference}"))?, Scope::Push, &action)
             .header(ACCEPT, Self::accept());
@@ -97,9 +102,9 @@ impl Repository {
             match response.status() {
                 StatusCode::OK => {
                     let found = response.headers().get(&CONTENT_DIGEST).and_then(|value| value.to_str().ok());
-                    Ok(found.is_some_and(|found| found == digest.to_string()))
+                    Ok(Some(found.unwrap_or_default().to_owned()))
                 }
-                status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => Ok(false),
+                status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => Ok(None),
                 _ => Err(self.judge(response, &action).await),
             }
         })

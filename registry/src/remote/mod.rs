@@ -197,6 +197,11 @@ impl Repository {
         &self.name
     }
 
+    /// A repository whose name goes on with a path.
+    pub(crate) fn below(&self, path: &str) -> Self {
+        Self { name: format!("{}/{path}", self.name), ..self.clone() }
+    }
+
     fn is_plain(&self) -> bool {
         self.remote.0.options.plain_http.contains(&self.registry)
     }

@@ -16,14 +16,28 @@ pub(crate) fn have(need: &str, programs: &[&str]) -> bool {
     if missing.is_empty() {
         return true;
     }
+    skip(need, &format!("{missing:?}"));
+    false
+}
+
+/// Whether Python has a module, with the same words and needs as for [`have`].
+pub(crate) fn have_python(need: &str, module: &str) -> bool {
+    let there =
+        command("python3").args(["-c", &format!("import {module}")]).output().is_ok_and(|out| out.status.success());
+    if !there {
+        skip(need, &format!("Python's `{module}`"));
+    }
+    there
+}
+
+fn skip(need: &str, missing: &str) {
     #[expect(clippy::disallowed_methods, reason = "tests are told by the environment what must be there")]
     let required = std::env::var("LABWRIGHT_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|word| word == need), "{need} is required, but there is no {missing:?}");
+    assert!(!required.split(',').any(|word| word == need), "{need} is required, but there is no {missing}");
     #[expect(clippy::print_stderr, reason = "a test that tests nothing must be seen")]
     {
-        eprintln!("SKIPPED: needs {missing:?}");
+        eprintln!("SKIPPED: needs {missing}");
     }
-    false
 }
 
 #[expect(clippy::disallowed_methods, reason = "the tests use other makers and readers of images")]
@@ -68,6 +82,11 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     .flatten()
     .take(length)
     .collect()
+}
+
+/// An error with all its causes.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// A reporter that keeps what it is told.

@@ -45,6 +45,8 @@ pub(crate) struct Knobs {
     pub(crate) lie: i64,
     /// GET of blobs sends the head and nothing more.
     pub(crate) hang: bool,
+    /// After so many requests, nobody answers any more.
+    pub(crate) die_after: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +142,12 @@ impl Fake {
             .filter_map(|line| line.split_once(": "))
             .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
             .collect();
+        {
+            let state = self.state.lock().unwrap();
+            if state.knobs.die_after.is_some_and(|requests| state.log.len() >= requests) {
+                return Ok(());
+            }
+        }
         let length: usize = headers.get("content-length").map_or(0, |value| value.parse().unwrap());
         let cut = {
             let mut state = self.state.lock().unwrap();

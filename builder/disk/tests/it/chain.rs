@@ -68,7 +68,7 @@ impl Bench {
 
     /// Grows the disk, its root partition and the file system, and returns where the root is now.
     fn grow(&self, chain: &Chain) -> Root {
-        let root = find_root(&Disk::File(chain.export_path().to_owned()), &self.dir).unwrap();
+        let root = find_root(&Disk::File(chain.export_path().to_owned()), &self.dir, Access::ReadWrite).unwrap();
         let disk = File::options().read(true).write(true).open(chain.export_path()).unwrap();
         let grown = table::grow(&disk, root.place.partition.unwrap(), LARGE / 512).unwrap();
         let device = LoopDevice::attach(chain.export_path(), grown.offset(), grown.size(), Access::ReadWrite).unwrap();
@@ -277,7 +277,10 @@ fn the_root_is_found_by_what_is_in_it() {
     let known: Vec<_> =
         candidates(&disk).unwrap().into_iter().map(|found| (found.place.partition, found.filesystem.kind)).collect();
     assert_eq!(known, [(Some(1), FilesystemKind::Ext4), (Some(16), FilesystemKind::Ext4)]);
-    assert_eq!(find_root(&Disk::File(path.clone()), scratch.path()).unwrap().place.partition, Some(1));
+    assert_eq!(
+        find_root(&Disk::File(path.clone()), scratch.path(), Access::ReadOnly).unwrap().place.partition,
+        Some(1)
+    );
 
     // The same file system without a table around it.
     let root = table::read(&disk).unwrap().get(1).cloned().unwrap();
@@ -286,7 +289,7 @@ fn the_root_is_found_by_what_is_in_it() {
     let mut bytes = vec![0; usize::try_from(root.size()).unwrap()];
     disk.file().read_exact_at(&mut bytes, root.offset()).unwrap();
     fs_err::write(&bare, &bytes).unwrap();
-    let found = find_root(&Disk::File(bare.clone()), scratch.path()).unwrap();
+    let found = find_root(&Disk::File(bare.clone()), scratch.path(), Access::ReadOnly).unwrap();
     assert_eq!((found.place.partition, found.place.offset, found.place.size), (None, 0, root.size()));
     assert_eq!(probe(&File::open(&bare).unwrap(), 0, found.place.size).unwrap(), Some(found.filesystem));
 
@@ -295,9 +298,12 @@ fn the_root_is_found_by_what_is_in_it() {
     bytes.truncate(usize::try_from(boot.size()).unwrap());
     disk.file().read_exact_at(&mut bytes, boot.offset()).unwrap();
     fs_err::write(&bare, &bytes).unwrap();
-    let error = find_root(&Disk::File(bare.clone()), scratch.path()).unwrap_err();
+    let error = find_root(&Disk::File(bare.clone()), scratch.path(), Access::ReadOnly).unwrap_err();
     assert!(matches!(error, LayoutError::NoRoot { .. }));
-    assert_eq!(error.to_string(), format!("`{}` has no root file system; it has ext4", bare.display()));
+    let expected = "has no root file system that can be built on: the whole disk is ext4 without a system in it (its \
+                    journal was not replayed); a root lies on ext4, XFS or btrfs, in a partition or in a linear logical \
+                    volume of LVM";
+    assert_eq!(error.to_string(), format!("`{}` {expected}", bare.display()));
 }
 
 #[test]

@@ -74,6 +74,11 @@ impl Kind {
     }
 
     fn make(&self, dir: &Path) -> PathBuf {
+        self.make_and(dir, &mut |_| {})
+    }
+
+    /// Makes the disk, and does something with the file while its root is still mounted.
+    fn make_and(&self, dir: &Path, act: &mut dyn FnMut(&Path)) -> PathBuf {
         let path = dir.join("disk.raw");
         drop(raw(&path, SMALL, &[(0, vec![0xeb; 440])]));
         if !self.table.is_empty() {
@@ -103,8 +108,12 @@ impl Kind {
         for name in ["etc", "usr/lib", "boot"] {
             fs_err::create_dir_all(root.join(name)).unwrap();
         }
-        fs_err::write(root.join("usr/lib/os-release"), "ID=test\n").unwrap();
-        fs_err::write(root.join("kept"), prose(5, 3 << 20)).unwrap();
+        // For whoever reads the disk, what is only synchronised is in the journal; syncfs would put it in its place.
+        for (name, content) in [("usr/lib/os-release", b"ID=test\n".to_vec()), ("kept", prose(5, 3 << 20))] {
+            fs_err::write(root.join(name), content).unwrap();
+            File::open(root.join(name)).unwrap().sync_all().unwrap();
+        }
+        act(&path);
         mount.close().unwrap();
         device.close().unwrap();
         path
@@ -142,7 +151,7 @@ fn identity(path: &Path, kind: &Kind) -> String {
 
 /// Grows the disk, the root's partition and its file system, as a build does.
 fn grow(path: &Path, dir: &Path) -> Root {
-    let root = find_root(&Disk::File(path.to_path_buf()), dir).unwrap();
+    let root = find_root(&Disk::File(path.to_path_buf()), dir, Access::ReadWrite).unwrap();
     let disk = File::options().read(true).write(true).open(path).unwrap();
     disk.set_len(LARGE).unwrap();
     let size = match root.place.partition {
@@ -263,7 +272,7 @@ fn a_root_in_front_of_others_is_found_and_never_grown() {
             let scratch = scratch();
             let dir = scratch.path();
             let path = Kind::new(table, Some(1), filesystem).make(dir);
-            let mut system = System::open(Disk::File(path.clone()), dir.join("mnt"), dir).unwrap();
+            let mut system = System::open(Disk::File(path.clone()), dir.join("mnt"), dir, Access::ReadWrite).unwrap();
             assert_eq!((system.root().place.partition, system.root().filesystem.kind), (Some(1), filesystem));
             let disk = File::options().read(true).write(true).open(&path).unwrap();
             disk.set_len(LARGE).unwrap();
@@ -306,7 +315,7 @@ fn a_root_that_cannot_grow_or_cannot_be_reached_is_refused() {
     let table = "label: dos\nstart=2048,size=204800,type=83\nstart=206848,size=20480,type=82\n";
     let path = Kind::new(table, Some(1), FilesystemKind::Ext4).make(dir);
     let disk = File::options().read(true).write(true).open(&path).unwrap();
-    assert_eq!(find_root(&Disk::File(path.clone()), dir).unwrap().place.partition, Some(1));
+    assert_eq!(find_root(&Disk::File(path.clone()), dir, Access::ReadOnly).unwrap().place.partition, Some(1));
     let head = || {
         let mut bytes = vec![0; 2 << 20];
         std::os::unix::fs::FileExt::read_exact_at(disk.file(), &mut bytes, 0).unwrap();
@@ -329,11 +338,11 @@ fn a_root_that_cannot_grow_or_cannot_be_reached_is_refused() {
         program("sfdisk", &["-q", "--no-reread", "--no-tell-kernel", text(&path)], table);
         let place = (2048 << 9) + at as u64;
         std::os::unix::fs::FileExt::write_all_at(file.file(), signature, place).unwrap();
-        let error = find_root(&Disk::File(path.clone()), dir).unwrap_err();
-        assert!(matches!(error, LayoutError::OutOfReach { .. }), "{name}: {error}");
+        let error = find_root(&Disk::File(path.clone()), dir, Access::ReadOnly).unwrap_err();
+        assert!(matches!(error, LayoutError::NoRoot { .. }), "{name}: {error}");
         let expected = format!(
-            "`{}` has no root file system that can be built on: its partition 1 is {name}; use a base image whose root \
-             lies on ext4, XFS or btrfs directly in a partition",
+            "`{}` has no root file system that can be built on: partition 1 is {name}; a root lies on ext4, XFS or \
+             btrfs, in a partition or in a linear logical volume of LVM",
             path.display()
         );
         assert_eq!(error.to_string(), expected);
@@ -354,7 +363,7 @@ fn links_of_a_disk_lead_nowhere_but_into_it() {
     let boot = table::read(&disk).unwrap().get(2).cloned().unwrap();
     let second = LoopDevice::attach(&path, boot.offset(), boot.size(), Access::ReadWrite).unwrap();
     program("mke2fs", &["-q", "-F", "-t", "ext4", text(second.path())], "");
-    let root = find_root(&Disk::File(path.clone()), dir).unwrap();
+    let root = find_root(&Disk::File(path.clone()), dir, Access::ReadOnly).unwrap();
     let device = LoopDevice::attach(&path, root.place.offset, root.place.size, Access::ReadWrite).unwrap();
     let mount = mount(&device, &root, dir);
     let inside = mount.target().to_owned();
@@ -389,4 +398,89 @@ fn links_of_a_disk_lead_nowhere_but_into_it() {
     mount.close().unwrap();
     device.close().unwrap();
     second.close().unwrap();
+}
+
+/// As a disk is that was copied while its system ran: the files are in the journal, and nowhere else yet.
+#[test]
+fn a_root_in_its_journal_is_found_where_the_disk_may_be_written() {
+    if !ready() {
+        return;
+    }
+    let gpt = "label: gpt\nstart=2048,size=20480,type=swap\nstart=22528,name=root\n";
+    for filesystem in [FilesystemKind::Ext4, FilesystemKind::Xfs] {
+        let scratch = scratch();
+        let dir = scratch.path();
+        let copy = dir.join("copy.raw");
+        Kind::new(gpt, Some(2), filesystem).make_and(dir, &mut |path| {
+            program("cp", &["--sparse=always", text(path), text(&copy)], "");
+        });
+        let before = fs_err::read(&copy).unwrap();
+        let error = find_root(&Disk::File(copy.clone()), dir, Access::ReadOnly).unwrap_err();
+        let kind = filesystem.as_str();
+        let said = format!("partition 2 is {kind} without a system in it (its journal was not replayed); ");
+        assert!(error.to_string().contains(&said), "{error}");
+        assert!(fs_err::read(&copy).unwrap() == before, "{kind}: the look wrote");
+
+        let mut system = System::open(Disk::File(copy.clone()), dir.join("mnt"), dir, Access::ReadWrite).unwrap();
+        assert_eq!((system.root().place.partition, system.root().filesystem.kind), (Some(2), filesystem));
+        File::options().write(true).open(&copy).unwrap().set_len(LARGE).unwrap();
+        fs_err::create_dir(dir.join("mnt")).unwrap();
+        system.grow(&Cancel::new()).unwrap();
+        system.mount(Access::ReadWrite).unwrap();
+        assert!(fs_err::read(dir.join("mnt/kept")).unwrap() == prose(5, 3 << 20), "{kind}");
+        system.unmount().unwrap();
+        // It is there for everybody now.
+        assert!(find_root(&Disk::File(copy), dir, Access::ReadOnly).is_ok(), "{kind}");
+    }
+}
+
+#[test]
+fn what_cannot_be_mounted_is_not_the_root_and_no_obstacle() {
+    if !ready() {
+        return;
+    }
+    let scratch = scratch();
+    let dir = scratch.path();
+    let gpt = "label: gpt\nstart=2048,size=40960\nstart=43008,size=614400\nstart=657408,size=32768\n\
+               start=690176,size=16384\nstart=706560,size=20480,type=swap\nstart=727040,size=20480\n";
+    let kind = Kind::new(gpt, Some(2), FilesystemKind::Ext4);
+    let path = kind.make(dir);
+    let disk = File::options().read(true).write(true).open(&path).unwrap();
+    let write = |sector: u64, at: u64, bytes: &[u8]| {
+        std::os::unix::fs::FileExt::write_all_at(disk.file(), bytes, sector * SECTOR + at).unwrap();
+    };
+    // What is left of an ext4 and of an XFS file system, an encrypted volume, swap, and an empty ext4.
+    write(2048, 0x438, b"\x53\xef");
+    write(657_408, 0, b"XFSB");
+    write(690_176, 0, b"LUKS\xba\xbe\0\x02");
+    write(706_560, 4086, b"SWAPSPACE2");
+    let empty = LoopDevice::attach(&path, 727_040 * SECTOR, 20480 * SECTOR, Access::ReadWrite).unwrap();
+    program("mke2fs", &["-q", "-F", "-t", "ext4", text(empty.path())], "");
+    empty.close().unwrap();
+    for access in [Access::ReadOnly, Access::ReadWrite] {
+        assert_eq!(find_root(&Disk::File(path.clone()), dir, access).unwrap().place.partition, Some(2));
+    }
+
+    let (offset, size) = kind.place(&path);
+    let device = LoopDevice::attach(&path, offset, size, Access::ReadWrite).unwrap();
+    let mount = Mount::new(device.path(), &dir.join("top"), "ext4", Flags::WORK, "").unwrap();
+    fs_err::remove_file(dir.join("top/usr/lib/os-release")).unwrap();
+    mount.syncfs().unwrap();
+    mount.close().unwrap();
+    device.close().unwrap();
+    let error = find_root(&Disk::File(path.clone()), dir, Access::ReadWrite).unwrap_err();
+    // The kernel's own words differ between its versions.
+    let mut said = String::new();
+    for piece in error.to_string().split_inclusive(" cannot be mounted (") {
+        let behind = if said.ends_with('(') { piece.find("))").unwrap() + 1 } else { 0 };
+        said.push_str(&piece[behind..]);
+    }
+    let expected = format!(
+        "`{}` has no root file system that can be built on: partition 1 is ext4 and cannot be mounted (); partition 2 is \
+         ext4 without a system in it; partition 3 is xfs and cannot be mounted (); partition 4 is an encrypted volume \
+         (LUKS); partition 5 is swap; partition 6 is ext4 without a system in it; a root lies on ext4, XFS or btrfs, in \
+         a partition or in a linear logical volume of LVM",
+        path.display()
+    );
+    assert_eq!(said, expected);
 }

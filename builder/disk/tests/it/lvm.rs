@@ -119,7 +119,7 @@ fn what_lvm2_makes_is_read_and_what_we_grow_is_read_by_lvm2() {
         let ext4: Vec<_> = seen.iter().filter(|found| found.filesystem.kind == FilesystemKind::Ext4).collect();
         assert_eq!(ext4.len(), 1);
         assert_eq!((&ext4[0].place.volume, ext4[0].place.partition), (&Some(root.clone()), number));
-        let error = find_root(&Disk::File(path.clone()), dir).unwrap_err();
+        let error = find_root(&Disk::File(path.clone()), dir, Access::ReadOnly).unwrap_err();
         assert!(matches!(error, LayoutError::NeedsMachine { .. }), "{error}");
 
         let mut root = root;
