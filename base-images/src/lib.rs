@@ -4,15 +4,15 @@
 //! This crate never changes a disk after it is in the cache, never believes a disk whose digest it has not computed
 //! itself, never prints, and knows nothing of recipes.
 //!
-//! Main types: [`Base`], [`Cache`], [`Bootstrap`], [`Entry`] (a name of the catalogue), [`Source`] and [`Lock`].
+//! Main types: [`Base`], [`Cache`], [`Bootstrap`] and [`Installer`], [`Entry`] (a name of the catalogue), [`Source`] and [`Lock`].
 //!
 //! ```no_run
-//! use labwright_base_images::{Bootstrap, Cache, Suite, bootstrap};
+//! use labwright_base_images::{Bootstrap, BootstrapError, Cache, Installer, Suite, bootstrap};
 //! use labwright_core::{Arch, Cancel, Quiet};
 //!
 //! let cache = Cache::open("/var/cache/labwright/bases")?;
 //! let spec = Bootstrap { suite: Suite::Trixie, arch: Arch::Amd64 };
-//! let base = bootstrap(&spec, &cache, &Quiet, &Cancel::new())?;
+//! let base = bootstrap::<BootstrapError>(&spec, &Installer::Chroot, &cache, &Quiet, &Cancel::new())?;
 //! assert_eq!(base.virtual_size.to_string(), "3Gi");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -28,7 +28,9 @@ mod lock;
 mod signature;
 
 pub use base::{Base, DiskFormat};
-pub use bootstrap::{Bootstrap, BootstrapError, Suite, UnknownSuite, bootstrap};
+pub use bootstrap::{
+    Bootstrap, BootstrapError, Installer, SecondStage, Suite, UnknownSuite, bootstrap, chroot_obstacle,
+};
 pub use cache::{Cache, CacheError, Origin};
 pub use catalog::{CatalogError, Checksums, Entry, Pinning, Place, Signature, UnknownBase, catalog, find_entry};
 pub use download::{Context, DownloadError, Fetcher, Limits, Retry, Source, url_base, url_file};

@@ -1,4 +1,4 @@
-//! Why a build or an audit failed.
+//! Why a build, an audit or a bootstrap failed.
 
 use std::io;
 use std::path::PathBuf;
@@ -19,6 +19,17 @@ pub enum AuditError {
     /// The disk could not be opened, mounted or read.
     #[error("could not look at the disk")]
     Disk(#[from] SessionError),
+}
+
+/// Why a machine did not install the packages of a base.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// A directory of the builder cannot be used; the source has the path.
+    #[error("could not make a place for the machine")]
+    Work(#[from] io::Error),
+    /// The machine, or what ran in it, failed.
+    #[error("could not install the packages of the base in a machine")]
+    Machine(#[from] SessionError),
 }
 
 /// Why a disk could not be built.

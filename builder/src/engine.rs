@@ -4,12 +4,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use labwright_base_images::DiskFormat;
+use labwright_base_images::{DiskFormat, SecondStage};
 use labwright_core::{ByteSize, Cancel, Event, ImageFacts, Mask, NamedSecret, Reporter};
 use labwright_guest::audit::Finding;
 use labwright_guest::inventory::Inventory;
 
-use crate::build_error::{AuditError, BuildError};
+use crate::build_error::{AuditError, BuildError, InstallError};
 use crate::chroot::session::Session as ChrootSession;
 use crate::chroot::wire;
 use crate::history::History;
@@ -21,6 +21,7 @@ use crate::plan::{Plan, StepKind};
 use crate::run::{DISK, LockKeeper, Run};
 use crate::runner::Runner;
 use crate::sbom;
+use crate::vm::VmRunner;
 use crate::vm::session::Session as VmSession;
 use crate::workdir::Workdir;
 
@@ -246,6 +247,20 @@ impl Builder {
         };
         work.close()?;
         Ok(findings)
+    }
+
+    /// Does the part of a bootstrap that needs root in a machine, which has no network.
+    pub fn install(
+        &self,
+        stage: &SecondStage<'_>,
+        runner: &VmRunner,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<(), InstallError> {
+        let work = Workdir::create(&self.home.work())?;
+        VmSession::bootstrap(runner, stage, work.path(), reporter, cancel)?;
+        work.close()?;
+        Ok(())
     }
 
     /// Removes layers of the step cache by age and size; none while a build runs.

@@ -52,7 +52,7 @@ mod sources;
 mod vm;
 mod workdir;
 
-pub use build_error::{AuditError, BuildError};
+pub use build_error::{AuditError, BuildError, InstallError};
 pub use chroot::{FailureKind, Leak, SessionError, run_if_asked as run_worker_if_asked};
 pub use engine::{Artifact, BuildOptions, Builder, DiskToAudit, Resolve};
 pub use forecast::{Forecast, Known, Reason, Size, SizeFrom, StepForecast, forecast, recall};

@@ -12,6 +12,7 @@ mod audit;
 mod bases;
 mod basics;
 mod boot;
+mod bootstraps;
 mod disks;
 mod faults;
 mod full;

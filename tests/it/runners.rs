@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
-use labwright_tests::{program, said};
+use labwright_tests::{Lab, program, said};
 
 use crate::trees::{differences, root_tree};
 use crate::world::{World, can_build, files, has, installed, text, tool};
@@ -71,16 +71,21 @@ pub(crate) fn as_nobody(world: &World, args: &[&str]) -> labwright_tests::Said {
 
 /// The program, run by that user.
 pub(crate) fn nobody(world: &World, args: &[&str]) -> Command {
-    let own = world.lab.path().join("labwright");
+    nobody_in(&world.lab, args)
+}
+
+/// The same in a directory that need not have a recipe.
+pub(crate) fn nobody_in(lab: &Lab, args: &[&str]) -> Command {
+    let (own, home) = (lab.path().join("labwright"), lab.path().join("home"));
     if !own.exists() {
         fs_err::copy(program(), &own).unwrap();
     }
-    fs_err::create_dir_all(world.home()).unwrap();
-    tool("chown", &["-R", "65534:65534", text(world.lab.path())]);
+    fs_err::create_dir_all(&home).unwrap();
+    tool("chown", &["-R", "65534:65534", text(lab.path())]);
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]);
-    command.arg(&own).args(args).current_dir(world.lab.path()).env_clear();
-    command.env("LABWRIGHT_HOME", world.home()).env("PATH", "/usr/bin:/bin");
+    command.arg(&own).args(args).current_dir(lab.path()).env_clear();
+    command.env("LABWRIGHT_HOME", home).env("PATH", "/usr/bin:/bin");
     command
 }
 

@@ -9,10 +9,15 @@ use crate::world::{Disk, World, files, text, tool};
 
 /// The files of a disk's root partition: paths, contents, owners, modes, attributes (capabilities among them), no times.
 pub(crate) fn root_tree(world: &World, disk: &Disk) -> BTreeMap<PathBuf, String> {
-    let mount = world.lab.path().join("mnt");
+    tree_at(&disk.raw, 4096, world.lab.path())
+}
+
+/// The same of the ext4 file system that begins at a sector of a raw disk. `work` is a directory to mount it in.
+pub(crate) fn tree_at(raw: &Path, sector: u64, work: &Path) -> BTreeMap<PathBuf, String> {
+    let mount = work.join("mnt");
     fs_err::create_dir_all(&mount).unwrap();
-    let options = format!("ro,noload,loop,offset={}", 4096 * 512);
-    tool("mount", &["-t", "ext4", "-o", &options, text(&disk.raw), text(&mount)]);
+    let options = format!("ro,noload,loop,offset={}", sector * 512);
+    tool("mount", &["-t", "ext4", "-o", &options, text(raw), text(&mount)]);
     let tree = tree(&mount);
     tool("umount", &[text(&mount)]);
     tree

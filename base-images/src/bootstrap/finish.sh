@@ -1,6 +1,6 @@
 #!/bin/sh
-# Finishes a Debian root that mmdebstrap has just filled; runs as its customize hook, so /proc, /sys and a few
-# device nodes are there and nothing of the host is.
+# Finishes a Debian root whose packages have just been installed; /proc, /sys and a few device nodes are there and
+# nothing of the host is.
 # Arguments: the root, the suite, the file system's UUID, the GUID of the root partition.
 set -eu
 root=$1 suite=$2 uuid=$3 root_partuuid=$4
@@ -91,6 +91,6 @@ grep -q "root=UUID=$uuid" "$grub/grub.cfg"
 in_root passwd --lock root > /dev/null
 rm -f "$root"/etc/ssh/ssh_host_* "$root/var/lib/systemd/random-seed" "$root/var/lib/systemd/credential.secret"
 rm -f "$root/var/lib/dbus/machine-id" "$root/etc/dpkg/dpkg.cfg.d/99mmdebstrap" "$root/var/log/bootstrap.log"
+# Every boot makes these anew.
+rm -rf "$root/run/lock"
 rm -f "$root"/etc/*- "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
-in_root dpkg-query --show --showformat='${Package} ${Version}\n' > "$root/../packages"
-sed -n 's/^Date: //p' "$root"/var/lib/apt/lists/*_dists_"$suite"_*Release | head -n 1 > "$root/../release-date"

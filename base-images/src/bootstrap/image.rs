@@ -26,6 +26,26 @@ const ROOT_START: u64 = 262_144;
 /// The last sectors of the disk belong to the second copy of the partition table; rounded to a whole MiB.
 const ROOT_SECTORS: u64 = DISK_BYTES / SECTOR - ROOT_START - 2048;
 
+/// Where the root file system begins, in bytes.
+pub(super) const ROOT_OFFSET: u64 = ROOT_START * SECTOR;
+
+const SHIM: &str = "/usr/lib/shim/shimx64.efi.signed";
+const MOK_MANAGER: &str = "/usr/lib/shim/mmx64.efi.signed";
+const FALLBACK: &str = "/usr/lib/shim/fbx64.efi.signed";
+const FALLBACK_LIST: &str = "/usr/lib/shim/BOOTX64.CSV";
+const GRUB_EFI: &str = "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed";
+
+/// What [`install_loaders`] takes from the root file system.
+pub(super) const LOADER_FILES: [&str; 7] = [
+    "/boot/grub/i386-pc/boot.img",
+    "/boot/grub/i386-pc/core.img",
+    SHIM,
+    MOK_MANAGER,
+    FALLBACK,
+    FALLBACK_LIST,
+    GRUB_EFI,
+];
+
 /// Partition types (UEFI specification; "Discoverable Partitions" of the UAPI group; GRUB's manual).
 const TYPE_BIOS: &str = "21686148-6449-6E6F-744E-656564454649";
 const TYPE_EFI: &str = "C12A7328-F81F-11D2-BA4B-00C93EC93B4C";
@@ -78,26 +98,46 @@ fn random_uuid() -> Result<String, BootstrapError> {
     Ok(format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]))
 }
 
-/// Makes the disk: partition table, root file system filled from `root`, EFI system partition, both boot loaders.
-pub(super) fn make_disk(disk: &Path, root: &Path, ids: &Ids, cancel: &Cancel) -> Result<(), BootstrapError> {
-    let place = |source| BootstrapError::Disk { path: disk.to_owned(), source };
-    fs::File::create(disk).and_then(|file| file.set_len(DISK_BYTES)).map_err(place)?;
+/// Makes the disk: partition table and root file system, filled from `root`. `config` is the suite's own configuration,
+/// which decides which ext4 features its tools and its boot loader can read.
+pub(super) fn make_disk(
+    disk: &Path,
+    root: &Path,
+    config: &Path,
+    ids: &Ids,
+    cancel: &Cancel,
+) -> Result<(), BootstrapError> {
+    fs::File::create(disk)
+        .and_then(|file| file.set_len(DISK_BYTES))
+        .map_err(|source| BootstrapError::disk(disk, source))?;
     Invocation::new(Tool::Sfdisk)
         .args(["--quiet", "--no-reread", "--no-tell-kernel"])
         .arg(disk)
         .stdin(partition_script(ids))
         .run(cancel)?;
-    // The suite's own configuration decides which ext4 features its tools and its boot loader can read.
     Invocation::new(Tool::Mke2fs)
-        .env("MKE2FS_CONFIG", root.join("etc/mke2fs.conf"))
+        .env("MKE2FS_CONFIG", config)
         .args(["-q", "-F", "-t", "ext4", "-U", &ids.file_system, "-E"])
-        .arg(format!("offset={},hash_seed={},lazy_itable_init=0", ROOT_START * SECTOR, ids.hash_seed))
+        .arg(format!("offset={ROOT_OFFSET},hash_seed={},lazy_itable_init=0", ids.hash_seed))
         .arg("-d")
         .arg(root)
         .arg(disk)
         .arg(format!("{}k", ROOT_SECTORS * SECTOR / 1024))
         .run(cancel)?;
-    fill_efi(disk, root, ids, cancel)?;
+    Ok(())
+}
+
+/// Puts both boot loaders onto the disk: into the boot record with the BIOS boot partition, and into the EFI system
+/// partition. `root` has the files [`LOADER_FILES`] of the root file system; `work` is for another one.
+pub(super) fn install_loaders(
+    disk: &Path,
+    root: &Path,
+    work: &Path,
+    ids: &Ids,
+    cancel: &Cancel,
+) -> Result<(), BootstrapError> {
+    let place = |source| BootstrapError::disk(disk, source);
+    fill_efi(disk, root, work, ids, cancel)?;
     let boot = root.join("boot/grub/i386-pc");
     let (boot_image, core_image) = (read(&boot.join("boot.img"))?, read(&boot.join("core.img"))?);
     let mut file = fs::OpenOptions::new().read(true).write(true).open(disk).map_err(place)?;
@@ -109,7 +149,7 @@ pub(super) fn make_disk(disk: &Path, root: &Path, ids: &Ids, cancel: &Cancel) ->
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, BootstrapError> {
-    fs::read(path).map_err(|source| BootstrapError::Disk { path: path.to_owned(), source })
+    fs::read(path).map_err(|source| BootstrapError::disk(path, source))
 }
 
 fn partition_script(ids: &Ids) -> String {
@@ -125,7 +165,7 @@ fn partition_script(ids: &Ids) -> String {
 /// Fills the EFI system partition with the signed shim and GRUB, at the removable path and at Debian's own.
 ///
 /// Debian's signed GRUB looks for its configuration in `/EFI/debian`, wherever it is started from.
-fn fill_efi(disk: &Path, root: &Path, ids: &Ids, cancel: &Cancel) -> Result<(), BootstrapError> {
+fn fill_efi(disk: &Path, root: &Path, work: &Path, ids: &Ids, cancel: &Cancel) -> Result<(), BootstrapError> {
     Invocation::new(Tool::MkfsFat)
         .args(["-F", "32", "-s", "1", "-h"])
         .arg(EFI_START.to_string())
@@ -142,23 +182,22 @@ fn fill_efi(disk: &Path, root: &Path, ids: &Ids, cancel: &Cancel) -> Result<(), 
         .arg(&partition)
         .args(["::/EFI", "::/EFI/BOOT", "::/EFI/debian"])
         .run(cancel)?;
-    let config = root.join("boot/grub/x86_64-efi/load.cfg");
+    let config = work.join("grub-efi.cfg");
     let text = format!(
         "search.fs_uuid {} root \nset prefix=($root)'/boot/grub'\nconfigfile $prefix/grub.cfg\n",
         ids.file_system
     );
-    fs::write(&config, text).map_err(|source| BootstrapError::Disk { path: config.clone(), source })?;
-    let shim = root.join("usr/lib/shim");
-    let grub = root.join("usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed");
+    fs::write(&config, text).map_err(|source| BootstrapError::disk(&config, source))?;
+    let of_root = |path: &str| root.join(path.trim_start_matches('/'));
     for (source, target) in [
-        (shim.join("shimx64.efi.signed"), "BOOT/BOOTX64.EFI"),
-        (grub.clone(), "BOOT/grubx64.efi"),
-        (shim.join("mmx64.efi.signed"), "BOOT/mmx64.efi"),
-        (shim.join("shimx64.efi.signed"), "debian/shimx64.efi"),
-        (grub, "debian/grubx64.efi"),
-        (shim.join("mmx64.efi.signed"), "debian/mmx64.efi"),
-        (shim.join("fbx64.efi.signed"), "debian/fbx64.efi"),
-        (shim.join("BOOTX64.CSV"), "debian/BOOTX64.CSV"),
+        (of_root(SHIM), "BOOT/BOOTX64.EFI"),
+        (of_root(GRUB_EFI), "BOOT/grubx64.efi"),
+        (of_root(MOK_MANAGER), "BOOT/mmx64.efi"),
+        (of_root(SHIM), "debian/shimx64.efi"),
+        (of_root(GRUB_EFI), "debian/grubx64.efi"),
+        (of_root(MOK_MANAGER), "debian/mmx64.efi"),
+        (of_root(FALLBACK), "debian/fbx64.efi"),
+        (of_root(FALLBACK_LIST), "debian/BOOTX64.CSV"),
         (config, "debian/grub.cfg"),
     ] {
         Invocation::new(Tool::Mcopy)

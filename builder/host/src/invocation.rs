@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use labwright_core::Cancel;
 
+use crate::family::Family;
 use crate::{Running, Tool, ToolError};
 
 /// How much of a tool's stderr an error keeps, in bytes.
@@ -23,6 +24,7 @@ pub struct Invocation {
     env: Vec<(OsString, OsString)>,
     stdin: Vec<u8>,
     current_dir: Option<PathBuf>,
+    with_family: bool,
 }
 
 /// What a tool said before it ended well.
@@ -44,7 +46,7 @@ impl Output {
 impl Invocation {
     /// A call without arguments.
     pub fn new(tool: Tool) -> Self {
-        Self { tool, args: Vec::new(), env: Vec::new(), stdin: Vec::new(), current_dir: None }
+        Self { tool, args: Vec::new(), env: Vec::new(), stdin: Vec::new(), current_dir: None, with_family: false }
     }
 
     /// Adds an argument.
@@ -79,6 +81,14 @@ impl Invocation {
     #[must_use]
     pub fn current_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.current_dir = Some(dir.into());
+        self
+    }
+
+    /// Has everything that the tool starts end with it, whether it ends by itself, is stopped or dies with this process:
+    /// for tools that have others do their work. It gets a process group of its own.
+    #[must_use]
+    pub fn with_family(mut self) -> Self {
+        self.with_family = true;
         self
     }
 
@@ -163,6 +173,7 @@ impl Invocation {
         let talk = |source| ToolError::Talk { command: self.command_line(), source };
         // This thread waits for the tool, so the tool dies with the process, even with one that got SIGKILL.
         crate::child::set_death_signal(&mut command);
+        let mut family = if self.with_family { Some(Family::prepare(&mut command).map_err(start)?) } else { None };
         let mut child = command.spawn().map_err(start)?;
         let (stdin, mut out, mut err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         thread::scope(|scope| {
@@ -184,12 +195,17 @@ impl Invocation {
                     break Ok(status);
                 }
                 if let Err(cancelled) = cancel.check() {
+                    if let Some(family) = family.take() {
+                        family.end(&child);
+                    }
                     drop(child.kill());
                     child.wait().map_err(talk)?;
                     break Err(ToolError::Cancelled(cancelled));
                 }
                 thread::sleep(POLL);
             };
+            // What goes on behind the tool's back may hold its output open.
+            drop(family);
             reader.join().expect("the reader does not panic");
             let stderr = err_reader.join().expect("the reader does not panic");
             Ok((status?, stderr))
@@ -277,6 +293,61 @@ mod tests {
         assert!(matches!(checkpoint.run(&cancel), Err(ToolError::Cancelled(_))));
         assert!(begin.elapsed() < Duration::from_secs(20));
         stopper.join().unwrap();
+    }
+
+    /// A tool whose child would go on for half a minute, and the number of that child.
+    fn parent_of_a_sleeper(dir: &std::path::Path) -> (Invocation, impl Fn() -> u32 + Send + use<>) {
+        let pid = dir.join("pid");
+        let action = format!("--checkpoint-action=exec=sleep 30 & echo $! >{}; wait", pid.display());
+        let call = tar(&["-cf", "/dev/null", "--checkpoint=1", &action, "/etc/passwd"]).with_family();
+        (call, move || {
+            loop {
+                if let Some(pid) = fs_err::read_to_string(&pid).ok().and_then(|text| text.trim().parse().ok()) {
+                    return pid;
+                }
+                thread::sleep(POLL);
+            }
+        })
+    }
+
+    /// Whether a process goes on; one that is dead may wait for a while to be reaped.
+    fn is_alive(pid: u32) -> bool {
+        let status = fs_err::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
+    }
+
+    #[test]
+    fn what_a_tool_started_is_stopped_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (call, child) = parent_of_a_sleeper(dir.path());
+        let cancel = Cancel::new();
+        let clone = cancel.clone();
+        let begin = Instant::now();
+        let stopper = thread::spawn(move || {
+            let child = child();
+            assert!(is_alive(child));
+            clone.cancel();
+            child
+        });
+        assert!(matches!(call.run(&cancel), Err(ToolError::Cancelled(_))));
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        assert!(!is_alive(stopper.join().unwrap()));
+    }
+
+    #[test]
+    fn what_a_tool_left_behind_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (call, child) = parent_of_a_sleeper(dir.path());
+        // As the one above, but the tool itself does not wait. Its output is held open by the child.
+        let call = Invocation { args: call.args.iter().map(|arg| without_wait(arg)).collect(), ..call };
+        let begin = Instant::now();
+        call.run(&Cancel::new()).unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(20));
+        assert!(!is_alive(child()));
+    }
+
+    fn without_wait(arg: &OsStr) -> OsString {
+        arg.to_string_lossy().replace("; wait", "").into()
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod cgroup;
 mod child;
 mod error;
+mod family;
 mod hidden;
 mod invocation;
 mod peer;

@@ -19,6 +19,8 @@ pub enum Tool {
     Sfdisk,
     /// Makes ext4 file systems.
     Mke2fs,
+    /// Changes ext4 file systems that are not mounted.
+    Debugfs,
     /// Checks ext4 file systems.
     E2fsck,
     /// Grows ext4 file systems.
@@ -49,7 +51,7 @@ pub enum Tool {
 
 impl Tool {
     /// Every tool, in the order in which `doctor` lists them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::QemuImg,
         Self::QemuStorageDaemon,
         Self::QemuSystemX86,
@@ -57,6 +59,7 @@ impl Tool {
         Self::Mmdebstrap,
         Self::Sfdisk,
         Self::Mke2fs,
+        Self::Debugfs,
         Self::E2fsck,
         Self::Resize2fs,
         Self::MkfsFat,
@@ -82,6 +85,7 @@ impl Tool {
             Self::Mmdebstrap => "mmdebstrap",
             Self::Sfdisk => "sfdisk",
             Self::Mke2fs => "mke2fs",
+            Self::Debugfs => "debugfs",
             Self::E2fsck => "e2fsck",
             Self::Resize2fs => "resize2fs",
             Self::MkfsFat => "mkfs.fat",
@@ -107,7 +111,7 @@ impl Tool {
             Self::QemuSystemAarch64 => "qemu-system-arm",
             Self::Mmdebstrap => "mmdebstrap",
             Self::Sfdisk => "fdisk",
-            Self::Mke2fs | Self::E2fsck | Self::Resize2fs => "e2fsprogs",
+            Self::Mke2fs | Self::Debugfs | Self::E2fsck | Self::Resize2fs => "e2fsprogs",
             Self::MkfsFat => "dosfstools",
             Self::Mcopy | Self::Mmd => "mtools",
             Self::Fstrim | Self::Unshare => "util-linux",

@@ -120,13 +120,27 @@ fn stanzas(path: &Path, visit: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::R
 
 /// Writes a list anew: only what is in `graph`, if there is one, and with other sizes for the packages with these digests.
 pub(crate) fn write(from: &Path, to: &Path, graph: Option<&Graph>, sizes: &BTreeMap<String, u64>) -> io::Result<()> {
+    let reached =
+        |stanza: &[u8]| graph.is_none_or(|graph| field(stanza, b"Package: ").is_some_and(|name| graph.has(name)));
+    rewrite(from, to, &reached, sizes)
+}
+
+/// Writes a list anew: only the packages with these digests, with other sizes.
+pub(crate) fn write_only(from: &Path, to: &Path, sizes: &BTreeMap<String, u64>) -> io::Result<()> {
+    rewrite(from, to, &|stanza| digest(stanza).is_some_and(|digest| sizes.contains_key(digest)), sizes)
+}
+
+fn digest(stanza: &[u8]) -> Option<&str> {
+    field(stanza, b"SHA256: ").and_then(|digest| str::from_utf8(digest).ok())
+}
+
+fn rewrite(from: &Path, to: &Path, is_kept: &dyn Fn(&[u8]) -> bool, sizes: &BTreeMap<String, u64>) -> io::Result<()> {
     let mut writer = BufWriter::with_capacity(1 << 18, File::create(to)?);
     stanzas(from, &mut |stanza| {
-        if graph.is_some_and(|graph| !field(stanza, b"Package: ").is_some_and(|name| graph.has(name))) {
+        if !is_kept(stanza) {
             return Ok(());
         }
-        let digest = field(stanza, b"SHA256: ").and_then(|digest| str::from_utf8(digest).ok());
-        let Some(size) = digest.and_then(|digest| sizes.get(digest)) else { return writer.write_all(stanza) };
+        let Some(size) = digest(stanza).and_then(|digest| sizes.get(digest)) else { return writer.write_all(stanza) };
         for line in stanza.split_inclusive(|byte| *byte == b'\n') {
             if line.starts_with(b"Size: ") {
                 writeln!(writer, "Size: {size}")?;

@@ -7,6 +7,7 @@
 
 pub(crate) mod appliance;
 mod apt_root;
+mod bootstrap;
 mod index;
 mod initramfs;
 mod kernel_modules;

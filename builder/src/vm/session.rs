@@ -136,6 +136,8 @@ pub(crate) struct Session {
     pub(super) is_btrfs: bool,
     /// Whether what cannot be mounted was told.
     told: bool,
+    /// Whether steps get stand-ins for the programs of grub, which look for the disk.
+    pub(super) has_stand_ins: bool,
 }
 
 impl Session {
@@ -189,7 +191,16 @@ impl Session {
             let running = RunningMachine::start(machine.clone(), cancel)?;
             let stream = running.connect(0)?;
             let (work, layers) = (work.to_owned(), layers.try_clone()?);
-            let mut session = Self { machine: running, stream, work, size, layers, is_btrfs: false, told: false };
+            let mut session = Self {
+                machine: running,
+                stream,
+                work,
+                size,
+                layers,
+                is_btrfs: false,
+                told: false,
+                has_stand_ins: true,
+            };
             match session.order(&open, "start", runner.patience, cancel) {
                 Err(Failed(SessionError::Machine(error)))
                     if starts < STARTS && matches!(*error, VmError::Silent { .. }) =>
@@ -307,7 +318,7 @@ impl Session {
 
     /// Makes a file system with what is in a directory on the scratch disk, and has the machine mount it. The directory
     /// is removed.
-    fn make_scratch(&mut self, content: Option<&Path>, cancel: &Cancel) -> Result<()> {
+    pub(super) fn make_scratch(&mut self, content: Option<&Path>, cancel: &Cancel) -> Result<()> {
         let path = self.work.join(SCRATCH_FILE);
         let file = fs_err::OpenOptions::new().write(true).open(&path)?;
         // QEMU goes on to use this very file.
@@ -338,7 +349,7 @@ impl Session {
     }
 
     /// Has the guest program do a request.
-    fn guest(
+    pub(super) fn guest(
         &mut self,
         mut request: Request,
         sources: &[wire::Source],
@@ -357,7 +368,7 @@ impl Session {
             }
         }
         request.root = root.into();
-        request.disk = Some(disk);
+        request.disk = self.has_stand_ins.then_some(disk);
         if request.network {
             request.dns = network::resolver(&request.dns);
         }
@@ -448,7 +459,7 @@ impl Session {
         self.machine.kill().map_err(|error| Failed::from(error).0)
     }
 
-    fn expect_done(&mut self, order: &Order, what: &'static str, cancel: &Cancel) -> Result<()> {
+    pub(super) fn expect_done(&mut self, order: &Order, what: &'static str, cancel: &Cancel) -> Result<()> {
         match self.order(order, what, ORDER, cancel)? {
             Reply::Done => Ok(()),
             _ => Err(VmError::Confused.into()),

@@ -3,6 +3,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use labwright_core::{Arch, ImageRef};
 
+use super::RunnerChoice;
+
 /// How registries are talked to; the words are those of skopeo and oras.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Registries")]
@@ -148,6 +150,13 @@ pub struct BasePull {
     /// Fails if labwright.lock has nothing for the base, or something else than is there now
     #[arg(long)]
     pub locked: bool,
+    /// Where a base from packages is made: in a chroot of this host (needs root), in a small virtual machine (needs no
+    /// privilege), or in the first of these that works here
+    #[arg(long, value_enum, default_value_t, value_name = "RUNNER")]
+    pub runner: RunnerChoice,
+    /// A Debian kernel package for the virtual machine, instead of the one that apt has for this host
+    #[arg(long, value_name = "FILE.deb")]
+    pub appliance_kernel: Option<PathBuf>,
     /// How registries are talked to.
     #[command(flatten)]
     pub registries: Registries,

@@ -7,15 +7,17 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use labwright_base_images::{
-    Base, Bootstrap, Cache, Entry, Fetcher, InImage, Limits, Lock, Pinning, Retry, Source, Suite, bootstrap, file_base,
-    find_entry, image_base, url_base, url_file,
+    Base, Bootstrap, Cache, Entry, Fetcher, InImage, Installer, Limits, Lock, Pinning, Retry, SecondStage, Source,
+    Suite, bootstrap, file_base, find_entry, image_base, url_base, url_file,
 };
+use labwright_builder::Builder;
 use labwright_core::{Arch, Diagnostic, Digest, ImageRef, Registry};
 use labwright_recipes::resolved::{self, AccessSpec, LocalPath, Recipe, Ttyd};
 use labwright_recipes::{Feature, Loaded};
 use labwright_registry::{ExtractLimits, Images};
 
 use super::build::parent;
+use super::runner::{self, Wish};
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
 
@@ -54,7 +56,7 @@ impl<'a> Bases<'a> {
     /// The base of a recipe, made, downloaded or copied into the cache if it is not there.
     ///
     /// What this version cannot use is refused before, with its place in the recipe.
-    pub(super) fn fetch(&self, loaded: &Loaded, arch: Arch, pins: Pins) -> Result<Base, CommandError> {
+    pub(super) fn fetch(&self, loaded: &Loaded, arch: Arch, pins: Pins, wish: Wish<'_>) -> Result<Base, CommandError> {
         let Context { ui, cancel, runtime, .. } = *self.context;
         match &loaded.recipe.base {
             resolved::Base::Bootstrap { suite, .. } => {
@@ -62,7 +64,7 @@ impl<'a> Bases<'a> {
                 if pins == Pins::Update {
                     bootstrap_of.forget(&self.cache)?;
                 }
-                Ok(bootstrap(&bootstrap_of, &self.cache, ui.reporter(), cancel)?)
+                self.bootstrap(bootstrap_of, wish)
             }
             resolved::Base::File { path, digest } => {
                 Ok(file_base(&path.path, digest, &self.cache, ui.reporter(), cancel)?)
@@ -88,6 +90,21 @@ impl<'a> Bases<'a> {
             }
             resolved::Base::Recipe(_) => Err(CommandError::sentence(Kind::Bug, "the base was not refused in time")),
         }
+    }
+
+    /// The base that is made from packages, taken from the cache or made now.
+    fn bootstrap(&self, spec: Bootstrap, wish: Wish<'_>) -> Result<Base, CommandError> {
+        let (context, reporter) = (self.context, self.context.ui.reporter());
+        if let Some(base) = spec.find(&self.cache) {
+            return Ok(base);
+        }
+        let machine = runner::of_bootstrap(wish, spec.arch, context)?;
+        let Some(machine) = machine else {
+            return bootstrap(&spec, &Installer::Chroot, &self.cache, reporter, context.cancel);
+        };
+        let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
+        let install = |stage: &SecondStage<'_>| Ok(builder.install(stage, &machine, reporter, context.cancel)?);
+        bootstrap(&spec, &Installer::Machine(&install), &self.cache, reporter, context.cancel)
     }
 
     /// What a name of the catalogue means, under a lock that is changed but not saved.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::base::{self, Bases, Pins};
 use super::documents::{self, Document};
 use super::package_locks::PackageLocks;
+use super::runner::Wish;
 use super::terminal::Terminal;
 use super::{build_secrets, disk_cache, image, lab_images, recipe_file, runner};
 use crate::args::{Build, OnError};
@@ -84,7 +85,8 @@ pub(super) fn recipe(args: &Build, context: &Context<'_>) -> Result<Answer, Comm
         (false, true) => Pins::Update,
         (false, false) => Pins::Keep,
     };
-    let base = bases.fetch(loaded, arch, pins)?;
+    let wish = Wish { choice: args.runner, kernel: args.appliance_kernel.as_deref() };
+    let base = bases.fetch(loaded, arch, pins, wish)?;
     let mut recipe = loaded.recipe.clone();
     bases.bring_ttyd(&mut recipe, arch)?;
     let mut plan = Plan::new(recipe, arch, base)?;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use labwright_base_images::chroot_obstacle;
 use labwright_builder::{Runner, VmRunner};
 use labwright_core::Arch;
 use labwright_vm::{Accelerator, Probe, probe};
@@ -32,14 +33,43 @@ pub(super) fn choose(
             let (runner, how) = machine(kernel, arch, context)
                 .map_err(|error| error.context(format!("no runner works here; the chroot runner: {obstacle}")))?;
             context.ui.note(format!("runner: vm ({obstacle}), {how}"));
-            Ok(runner)
+            Ok(Runner::Vm(runner))
         }
         (RunnerChoice::Vm, _) => {
             let (runner, how) = machine(kernel, arch, context)?;
             context.ui.note(format!("runner: vm, {how}"));
-            Ok(runner)
+            Ok(Runner::Vm(runner))
         }
     }
+}
+
+/// Where the user wants steps to run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish<'a> {
+    /// The way.
+    pub(super) choice: RunnerChoice,
+    /// The kernel package for a machine, instead of the distribution's own.
+    pub(super) kernel: Option<&'a Path>,
+}
+
+/// The machine that installs the packages of a bootstrapped base; none if a chroot of this host does.
+///
+/// That needs less than a build's chroot: no loop devices and no FUSE.
+pub(super) fn of_bootstrap(
+    wish: Wish<'_>,
+    arch: Arch,
+    context: &Context<'_>,
+) -> Result<Option<VmRunner>, CommandError> {
+    let why = match (wish.choice, chroot_obstacle()) {
+        // The obstacle, if there is any, is told by whoever meets it.
+        (RunnerChoice::Chroot, _) | (RunnerChoice::Auto, None) => return Ok(None),
+        (RunnerChoice::Auto, Some(obstacle)) => format!(" ({obstacle})"),
+        (RunnerChoice::Vm, _) => String::new(),
+    };
+    let (runner, how) = machine(wish.kernel, arch, context)
+        .map_err(|error| error.context(format!("the base's packages must be installed in a machine{why}")))?;
+    context.ui.note(format!("the base's packages are installed in a machine{why}, {how}"));
+    Ok(Some(runner))
 }
 
 /// The runner that takes over for a disk which the chosen one cannot open, for `reason`. Said as well; nothing where the
@@ -56,11 +86,11 @@ pub(super) fn instead(
     }
     let (runner, how) = machine(kernel, arch, context).map_err(|error| error.context(reason.to_owned()))?;
     context.ui.note(format!("runner: vm after all ({reason}), {how}"));
-    Ok(Some(runner))
+    Ok(Some(Runner::Vm(runner)))
 }
 
 /// The vm runner, and how fast it will be.
-fn machine(kernel: Option<&Path>, arch: Arch, context: &Context<'_>) -> Result<(Runner, String), CommandError> {
+fn machine(kernel: Option<&Path>, arch: Arch, context: &Context<'_>) -> Result<(VmRunner, String), CommandError> {
     let appliance_dir = context.settings.appliance();
     if let Some(obstacle) = Runner::vm_obstacle(arch, &appliance_dir, kernel) {
         let text = format!("the vm runner does not work here: {obstacle}");
@@ -73,5 +103,5 @@ fn machine(kernel: Option<&Path>, arch: Arch, context: &Context<'_>) -> Result<(
     };
     let runner =
         VmRunner { accelerator, kernel: kernel.map(Path::to_owned), appliance_dir, patience: VmRunner::PATIENCE };
-    Ok((Runner::Vm(runner), how))
+    Ok((runner, how))
 }

@@ -7,7 +7,7 @@ use labwright_base_images::{
     UnknownBase,
 };
 use labwright_builder::{
-    AuditError, BuildError, FailureKind, HomeError, LayerError, PlanError, SessionError, StepKind,
+    AuditError, BuildError, FailureKind, HomeError, InstallError, LayerError, PlanError, SessionError, StepKind,
 };
 use labwright_core::Cancelled;
 use labwright_disk::inspect::InspectError;
@@ -87,7 +87,20 @@ impl From<BootstrapError> for CommandError {
                 Self::new(Kind::Step, error).context("could not make the base from packages")
             }
             BootstrapError::Tool(error) => error.into(),
+            error @ BootstrapError::NoChroot { .. } => {
+                Self::new(Kind::Host, error).hint("run it as root, or take `--runner vm`, which needs no privilege")
+            }
             error => Self::new(Kind::Host, error),
+        }
+    }
+}
+
+impl From<InstallError> for CommandError {
+    fn from(error: InstallError) -> Self {
+        let text = error.to_string();
+        match error {
+            InstallError::Machine(source) => Self::from_session(source, Kind::Step).context(text),
+            error @ InstallError::Work(_) => Self::new(Kind::Host, error),
         }
     }
 }

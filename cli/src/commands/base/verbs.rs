@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{Bases, Pins, known_suite, lock_of};
 use crate::args::{Base, BasePull, BaseRefresh};
+use crate::commands::runner::Wish;
 use crate::commands::{Context, build, image, recipe_file};
 use crate::error::{CommandError, Kind};
 
@@ -137,7 +138,8 @@ fn pull(args: &BasePull, context: &Context<'_>) -> Result<(), CommandError> {
                 Some(arch) => arch,
                 None => build::architecture(&loaded)?,
             };
-            Bases::open(&images, context)?.fetch(&loaded, arch, pins)?
+            let wish = Wish { choice: args.runner, kernel: args.appliance_kernel.as_deref() };
+            Bases::open(&images, context)?.fetch(&loaded, arch, pins, wish)?
         }
     };
     let answer = cached(disk, None);

@@ -63,15 +63,33 @@ const BOOTSTRAP: &str = "make a base from packages";
 const RUN: &str = "run images";
 
 fn needs(arch: Option<Arch>) -> Vec<Need> {
-    let machine = if arch == Some(Arch::Arm64) { Tool::QemuSystemAarch64 } else { Tool::QemuSystemX86 };
     vec![
         (BUILD, true, vec![Tool::QemuImg]),
         (BOOTSTRAP, true, vec![Tool::Mmdebstrap, Tool::Mke2fs, Tool::MkfsFat, Tool::Mcopy, Tool::Mmd, Tool::Tar]),
-        (RUN, true, vec![Tool::QemuImg, machine]),
+        (RUN, true, vec![Tool::QemuImg, emulator(arch)]),
         (CHROOT, false, vec![Tool::QemuImg, Tool::QemuStorageDaemon, Tool::E2fsck, Tool::Resize2fs]),
-        (MACHINE, false, vec![Tool::QemuImg, machine, Tool::Mke2fs]),
+        (MACHINE, false, of_machine(arch)),
         ("verify signed downloads", false, vec![Tool::Gpgv]),
     ]
+}
+
+fn emulator(arch: Option<Arch>) -> Tool {
+    if arch == Some(Arch::Arm64) { Tool::QemuSystemAarch64 } else { Tool::QemuSystemX86 }
+}
+
+fn of_machine(arch: Option<Arch>) -> Vec<Tool> {
+    vec![Tool::QemuImg, emulator(arch), Tool::Mke2fs]
+}
+
+/// What root lacks for the packages of a base, if they cannot be installed in a machine either; nothing else.
+fn lacking_for_bootstrap(host: &Host, present: &impl Fn(Tool) -> bool) -> Vec<String> {
+    let privileges = lacking_privileges(host);
+    if privileges.is_empty() {
+        return Vec::new();
+    }
+    let tools = of_machine(host.arch).into_iter().chain([Tool::Debugfs]).filter(|tool| !usable(*tool, present));
+    let machine: Vec<String> = tools.map(|tool| tool.program().to_owned()).chain(host.vm_obstacle.clone()).collect();
+    if machine.is_empty() { Vec::new() } else { [privileges, machine].concat() }
 }
 
 impl Report {
@@ -86,8 +104,11 @@ impl Report {
                 install.extend(lacking.iter().map(|tool| first_package(*tool)));
             }
             let mut missing: Vec<String> = lacking.iter().map(|tool| tool.program().to_owned()).collect();
-            if *name == CHROOT || *name == BOOTSTRAP {
+            if *name == CHROOT {
                 missing.extend(lacking_privileges(host));
+            }
+            if *name == BOOTSTRAP {
+                missing.extend(lacking_for_bootstrap(host, &present));
             }
             if *name == MACHINE && missing.is_empty() {
                 missing.extend(host.vm_obstacle.clone());
@@ -269,9 +290,20 @@ mod tests {
         let report = Report::new(&Host { root: false, admin: false, loop_devices: false, ..host(&[]) });
         let jobs: Vec<(bool, &[String])> = report.jobs.iter().map(|job| (job.possible, &job.missing[..])).collect();
         let root = &["root".to_owned()][..];
-        assert_eq!(jobs[..5], [(true, &[][..]), (false, root), (true, &[]), (false, root), (true, &[])]);
+        assert_eq!(jobs[..5], [(true, &[][..]), (true, &[]), (true, &[]), (false, root), (true, &[])]);
         assert_eq!(report.install, Vec::<&str>::new());
     }
+
+    #[test]
+    fn a_base_is_made_by_root_or_in_a_machine() {
+        let lacks = |report: &Report| report.jobs.iter().find(|job| job.name == BOOTSTRAP).unwrap().missing.clone();
+        let ordinary = |missing: &[Tool]| Host { root: false, admin: false, ..host(missing) };
+        assert_eq!(lacks(&Report::new(&host(&[Tool::Debugfs]))), Vec::<String>::new());
+        assert_eq!(lacks(&Report::new(&ordinary(&[Tool::Debugfs]))), ["root", "debugfs"]);
+        let no_kernel = Host { vm_obstacle: Some("there is no kernel".to_owned()), ..ordinary(&[]) };
+        assert_eq!(lacks(&Report::new(&no_kernel)), ["root", "there is no kernel"]);
+    }
+
     #[test]
     fn without_any_runner_nothing_is_built() {
         let report = Report::new(&Host { root: false, admin: false, ..host(&[Tool::Mke2fs]) });
