@@ -138,3 +138,14 @@ pub fn has(need: &str, met: bool) -> bool {
     }
     met
 }
+
+/// Whether tests that take a quarter of an hour are wanted: `LABWRIGHT_LONG=1`. They are too long for each change; who touches what
+/// they test runs them, and they run before a release.
+#[expect(clippy::disallowed_methods, clippy::print_stderr, reason = "the contract of the tests; a skip must be seen")]
+pub fn wants_long() -> bool {
+    let wanted = std::env::var_os("LABWRIGHT_LONG").is_some();
+    if !wanted {
+        eprintln!("SKIPPED: takes long; LABWRIGHT_LONG=1 runs it");
+    }
+    wanted
+}
