@@ -10,7 +10,7 @@ use labwright_lab::manifests::Options;
 use labwright_lab::resolved::SecretPart;
 use serde_json::{Value, json};
 
-use crate::tools::{command, have, run, try_run};
+use crate::tools::{command, have, run, skip, try_run};
 use crate::{
     Choice, LABS, NAMESPACE, Objects, assert_same, assert_valid, choices, documents, expected, known, labs, objects,
     values,
@@ -23,7 +23,7 @@ const GOPATH: &str = "/usr/share/gocode";
 fn renderer() -> Option<&'static Path> {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let sprig = Path::new(GOPATH).join("src/github.com/Masterminds/sprig");
-    if !have("go", &["go", if sprig.exists() { "go" } else { "golang-github-masterminds-sprig-dev" }]) {
+    if !have("go", &["go"]) || !(sprig.exists() || skip("go", "golang-github-masterminds-sprig-dev")) {
         return None;
     }
     Some(PROGRAM.get_or_init(|| {

@@ -1,13 +1,11 @@
 //! The programs that deploy.
 
 use std::io::Write;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Whether the programs are there; says loudly what is skipped, and panics where `LABWRIGHT_REQUIRE` names the need.
 pub(crate) fn have(need: &str, programs: &[&str]) -> bool {
-    let dirs = ["/usr/local/bin", "/usr/bin", "/bin"];
-    let missing = programs.iter().find(|program| !dirs.iter().any(|dir| Path::new(dir).join(program).exists()));
+    let missing = programs.iter().find(|program| command(program).arg("--help").output().is_err());
     missing.is_none_or(|program| skip(need, program))
 }
 
@@ -21,7 +19,8 @@ pub(crate) fn have_kubectl() -> bool {
     version.contains("Kustomize Version:") || skip("kubectl", "kubectl of 1.21 or later")
 }
 
-fn skip(need: &str, missing: &str) -> bool {
+/// Says that something is missing, and no.
+pub(crate) fn skip(need: &str, missing: &str) -> bool {
     #[expect(clippy::disallowed_methods, reason = "tests are told by the environment what must be there")]
     let required = std::env::var("LABWRIGHT_REQUIRE").unwrap_or_default();
     assert!(!required.split(',').any(|word| word == need), "{need} is required, but there is no {missing}");
