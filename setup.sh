@@ -205,13 +205,30 @@ cargo_tool() {
     PATH=$found:$PATH
 }
 
+# Sets KUBECTL to what a list of needs has for it. Debian has had a kubectl that knows kustomize's components since 13; the
+# one of Debian 12 is too old and has another package name, and Ubuntu has none. There the tests use one that is on the
+# machine already, and are skipped where none is.
+install_kubectl() {
+    KUBECTL=
+    if ! command -v kubectl >/dev/null && apt-cache show kubectl >/dev/null 2>&1; then
+        packages kubectl
+    fi
+    if kubectl version --client 2>/dev/null | grep -q '^Kustomize Version:'; then
+        KUBECTL=,kubectl
+    else
+        say "kubectl: this distribution has none of 1.21 or later; the tests that need it are skipped"
+    fi
+}
+
 tests() {
     install_packages
-    packages xfsprogs btrfs-progs lvm2 skopeo umoci podman buildah docker-registry nginx-light openssl python3 gnupg xz-utils
+    packages xfsprogs btrfs-progs lvm2 skopeo umoci podman buildah docker-registry nginx-light openssl python3 gnupg xz-utils \
+        gettext-base golang-go golang-github-masterminds-sprig-dev
+    install_kubectl
     install_rust
     if [ "${CI:-}" = true ]; then
         # Here a test that lacks something fails instead of being skipped.
-        LABWRIGHT_REQUIRE=${LABWRIGHT_REQUIRE:-root,qemu,registry,nginx,oci-tools,gpg,mtools,systemd,skopeo,umoci,mmdebstrap,bootstrap,network,xfsprogs,btrfs-progs,lvm2,apt}
+        LABWRIGHT_REQUIRE=${LABWRIGHT_REQUIRE:-root,qemu,registry,nginx,oci-tools,gpg,mtools,systemd,skopeo,umoci,mmdebstrap,bootstrap,network,xfsprogs,btrfs-progs,lvm2,apt,go$KUBECTL}
         export LABWRIGHT_REQUIRE
     fi
     say "rustfmt"

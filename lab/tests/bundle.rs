@@ -1,5 +1,7 @@
 //! Bundles and charts: what is in them, and what is not taken from strangers.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
 #[path = "support/images.rs"]
 mod images;
 mod support;
@@ -206,10 +208,7 @@ fn a_chart_makes_and_keeps_what_a_session_needs() {
     let metadata: serde_json::Value = serde_json::from_slice(&metadata).unwrap();
     assert_eq!((&metadata["apiVersion"], &metadata["name"]), (&"v2".into(), &"two-host-pentest".into()));
     for (path, bytes) in &files {
-        assert!(
-            !std::str::from_utf8(bytes).unwrap().contains("@labwright:"),
-            "{path} has a mark that nothing replaced"
-        );
+        assert!(!std::str::from_utf8(bytes).unwrap().contains("@{"), "{path} has a mark that nothing replaced");
     }
 }
 
@@ -219,33 +218,4 @@ fn an_authors_braces_are_no_template() {
     let files = chart(&locked(&text), &options(), "0.1.0").unwrap().files;
     let pod = std::str::from_utf8(&files["templates/50-target.yaml"]).unwrap();
     assert!(pod.contains("{{ \"{{\" }} .Values.x }}"), "{pod}");
-}
-
-/// kustomize as kubectl has it, over every component at once.
-#[test]
-fn kustomize_builds_every_overlay() {
-    let Ok(output) = std::process::Command::new("kubectl").args(["version", "--client"]).output() else {
-        println!("SKIPPED: there is no kubectl");
-        return;
-    };
-    assert!(output.status.success(), "kubectl says its version");
-    let dir = tempfile::tempdir().unwrap();
-    for (path, bytes) in full_bundle().1 {
-        let file = dir.path().join("bundle").join(path);
-        fs_err::create_dir_all(file.parent().unwrap()).unwrap();
-        fs_err::write(file, bytes).unwrap();
-    }
-    for routes in ["gateway", "ingress", "traefik"] {
-        let overlay = format!(
-            "namespace: lab-alice\nresources: [./bundle]\ncomponents: [./bundle/secrets, ./bundle/routes/{routes}]\n\
-             images: [{{name: {REPOSITORY}, newName: mirror.example/labs}}]\nconfigurations: [bundle/kustomizeconfig.yaml]\n"
-        );
-        fs_err::write(dir.path().join("kustomization.yaml"), overlay).unwrap();
-        let output = std::process::Command::new("kubectl").arg("kustomize").arg(dir.path()).output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{routes}: {}", String::from_utf8_lossy(&output.stderr));
-        assert!(!text.contains("namespace: two-host-pentest"), "{routes}: an object stayed behind");
-        assert!(text.contains("kubernetes.io/metadata.name: ${router_namespace}"), "{routes}: {text}");
-        assert!(text.contains("host") && text.contains("${host}"), "{routes}");
-    }
 }

@@ -7,6 +7,7 @@ use labwright_document::yaml::{Map, write};
 use serde_json::{Value, json};
 
 use super::kustomize::{Difference, difference};
+use super::marks::Marks;
 use super::{BundleError, Tree, has_doors, routed};
 use crate::LockedLab;
 use crate::lock::LockedImage;
@@ -28,28 +29,20 @@ pub struct Chart {
 
 /// The Secret in which a release keeps what it made.
 const SESSION: &str = "labwright-session";
-/// What stands around the name of a value until the text is a template. The first character makes the writer of YAML quote
-/// a value that begins with it.
-const MARK: (&str, &str) = ("@labwright:", "@");
-
-fn mark(name: &str) -> String {
-    format!("{}{name}{}", MARK.0, MARK.1)
-}
 
 /// The chart of a lab.
 pub fn chart(locked: &LockedLab, options: &Options, tool_version: &str) -> Result<Chart, BundleError> {
     let lab = locked.lab();
-    let marked = marked(locked);
-    let options = Options {
-        routes: None,
-        namespace: mark("namespace"),
-        pull_secret: Some(mark("pull_secret")),
-        ..options.clone()
-    };
     let texts = Texts::new(locked);
+    let mark = |name: &str| texts.marks.mark(name);
+    let marked = marked(locked, mark);
+    let public = Options { routes: None, namespace: mark("namespace"), pull_secret: None, ..options.clone() };
+    let options = Options { pull_secret: Some(mark("pull_secret")), ..public.clone() };
     let mut files = Tree::new();
     let mut put = |path: &str, text: String| drop(files.insert(path.to_owned(), text.into_bytes()));
     let plain = render(&marked, &options);
+    let public = render(&marked, &public);
+    let for_pulling = difference(&public, &plain).new;
     let routes: Vec<(&str, Manifests)> = if has_doors(locked) {
         routed(&options, mark).map(|(kind, options)| (kind, render(&marked, &options))).into()
     } else {
@@ -58,8 +51,18 @@ pub fn chart(locked: &LockedLab, options: &Options, tool_version: &str) -> Resul
     let changed: Vec<(&str, Vec<&Object>)> =
         routes.iter().map(|(kind, wanted)| (*kind, difference(&plain, wanted).changed)).collect();
     for file in &plain.files {
-        let objects: Vec<String> = file.objects.iter().map(|object| document(&texts, object, &changed)).collect();
-        put(&format!("templates/{}", file.name), objects.join(""));
+        let document = |object: &Object| {
+            let document = document(&texts, object, &changed);
+            // Who installs a chart says what namespace it goes to, and mostly has it already.
+            if object.kind() == "Namespace" {
+                format!("{{{{- if .Values.namespace.create }}}}\n{document}{{{{- end }}}}\n")
+            } else if for_pulling.contains(&object) {
+                format!("{{{{- if .Values.pullSecret }}}}\n{document}{{{{- end }}}}\n")
+            } else {
+                document
+            }
+        };
+        put(&format!("templates/{}", file.name), file.objects.iter().map(document).collect());
     }
     for (kind, wanted) in &routes {
         let Difference { new, .. } = difference(&plain, wanted);
@@ -70,9 +73,11 @@ pub fn chart(locked: &LockedLab, options: &Options, tool_version: &str) -> Resul
         put(&format!("templates/60-routes-{kind}.yaml"), text);
     }
     let secrets = session_secrets(&marked, &options, &|name| mark(&format!("secret:{name}")))?;
-    put("templates/45-secrets.yaml", session(&texts, locked, &to_yaml(&secrets)));
+    if !lab.secrets.is_empty() || !secrets.is_empty() {
+        put("templates/45-secrets.yaml", session(&texts, locked, &secrets));
+    }
     put("templates/NOTES.txt", notes(locked));
-    put("values.yaml", values(locked));
+    put("values.yaml", values(locked, !for_pulling.is_empty()));
     put("values.schema.json", serde_json::to_string_pretty(&values_schema(locked)).expect("a schema is JSON") + "\n");
     let metadata = metadata(locked, tool_version);
     put("Chart.yaml", write(&metadata));
@@ -81,7 +86,7 @@ pub fn chart(locked: &LockedLab, options: &Options, tool_version: &str) -> Resul
 }
 
 /// The lab with a mark in place of each image's repository.
-fn marked(locked: &LockedLab) -> LockedLab {
+fn marked(locked: &LockedLab, mark: impl Fn(&str) -> String) -> LockedLab {
     let image = |(machine, image): (&String, &LockedImage)| {
         (machine.clone(), LockedImage { repository: mark(&format!("repository:{machine}")), ..image.clone() })
     };
@@ -89,11 +94,14 @@ fn marked(locked: &LockedLab) -> LockedLab {
 }
 
 /// What stands in the place of each mark.
-struct Texts(BTreeMap<String, String>);
+struct Texts {
+    marks: Marks,
+    actions: BTreeMap<String, String>,
+}
 
 impl Texts {
     fn new(locked: &LockedLab) -> Self {
-        let mut texts: BTreeMap<String, String> = [
+        let mut actions: BTreeMap<String, String> = [
             ("namespace", ".Release.Namespace"),
             ("pull_secret", ".Values.pullSecret"),
             ("host", "required \"routes.host is the session's host name\" .Values.routes.host"),
@@ -108,49 +116,64 @@ impl Texts {
             ),
             ("ingress_class", "required \"routes.ingressClass is the ingress controller\" .Values.routes.ingressClass"),
             ("tls_secret", "required \"routes.tlsSecret has the certificate\" .Values.routes.tlsSecret"),
-            ("entry_point", ".Values.routes.entryPoint"),
+            ("entry_point", "required \"routes.entryPoint is Traefik's\" .Values.routes.entryPoint"),
         ]
         .into_iter()
         .map(|(name, text)| (name.to_owned(), text.to_owned()))
         .collect();
         for name in locked.lab().secrets.keys() {
-            texts.insert(format!("secret:{name}"), format!("$secret_{name}"));
+            actions.insert(format!("secret:{name}"), format!("$secret_{name}"));
         }
         for (machine, image) in locked.images() {
             let text = format!(".Values.repository | default \"{}\"", image.repository);
-            texts.insert(format!("repository:{machine}"), text);
+            actions.insert(format!("repository:{machine}"), text);
         }
-        Self(texts)
+        Self { marks: Marks::new(locked), actions }
     }
 
-    /// A text as a template that gives it: what would begin an action is kept, marks become actions.
+    /// A text as a template that gives it: what would begin an action is kept, marks become actions, and what names the
+    /// pull secret stands in a condition, with the list around it.
     fn template(&self, text: &str) -> String {
-        let mut template = optional(&text.replace("{{", "{{ \"{{\" }}"));
-        for (name, action) in &self.0 {
-            template = template.replace(&mark(name), &format!("{{{{ {action} }}}}"));
+        let pull_secret = self.marks.mark("pull_secret");
+        let lines: Vec<&str> = text.lines().collect();
+        let named = |at: usize| lines.get(at).is_some_and(|line| line.contains(&pull_secret));
+        let heads = |at: usize| lines[at].trim_start() == "imagePullSecrets:" && named(at + 1);
+        let mut out = String::new();
+        for (at, line) in lines.iter().enumerate() {
+            if heads(at) || (named(at) && (at == 0 || !heads(at - 1))) {
+                out.push_str("{{- if .Values.pullSecret }}\n");
+            }
+            out.push_str(&self.line(line));
+            out.push('\n');
+            if named(at) {
+                out.push_str("{{- end }}\n");
+            }
         }
-        template
+        out
+    }
+
+    fn line(&self, line: &str) -> String {
+        self.marks.replace(line, kept, |name| format!("{{{{ {} }}}}", self.actions[name]))
     }
 }
 
-/// Puts what names the pull secret into a condition: lines of their own, and the list around them.
-fn optional(text: &str) -> String {
-    let mark = mark("pull_secret");
-    let lines: Vec<&str> = text.lines().collect();
-    let is_list = |at: usize| lines.get(at).is_some_and(|line| line.trim() == "imagePullSecrets:");
+/// A text that a template gives as it is: braces that would begin an action, or would with the one behind the text, stand
+/// in actions.
+fn kept(text: &str) -> String {
     let mut out = String::new();
-    for (at, line) in lines.iter().enumerate() {
-        let named = line.contains(&mark);
-        if is_list(at) || (named && (at == 0 || !is_list(at - 1))) {
-            out.push_str("{{- if .Values.pullSecret }}\n");
+    let mut rest = text;
+    while let Some(at) = rest.find('{') {
+        let run = rest[at..].bytes().take_while(|byte| *byte == b'{').count();
+        let (braces, behind) = rest[at..].split_at(run);
+        out.push_str(&rest[..at]);
+        if run > 1 || behind.is_empty() {
+            push(&mut out, format_args!("{{{{ \"{braces}\" }}}}"));
+        } else {
+            out.push_str(braces);
         }
-        out.push_str(line);
-        out.push('\n');
-        if named {
-            out.push_str("{{- end }}\n");
-        }
+        rest = behind;
     }
-    out
+    out + rest
 }
 
 /// An object as a document of a template; one that differs with routes is there in each of its forms.
@@ -166,49 +189,44 @@ fn document(texts: &Texts, object: &Object, changed: &[(&str, Vec<&Object>)]) ->
     }
     let plain = texts.template(&to_yaml([object]));
     let body = if body.is_empty() { plain } else { format!("{body}{{{{- else }}}}\n{plain}{{{{- end }}}}\n") };
-    // Who installs a chart says what namespace it goes to, and mostly has it already.
-    if object.kind() == "Namespace" {
-        return format!("{{{{- if .Values.namespace.create }}}}\n---\n{body}{{{{- end }}}}\n");
-    }
     format!("---\n{body}")
 }
 
 /// The Secrets, below the values that they are made of: given, kept from the last time, or new.
-fn session(texts: &Texts, locked: &LockedLab, secrets: &str) -> String {
+fn session(texts: &Texts, locked: &LockedLab, secrets: &[Object]) -> String {
     let secrets_of_lab = &locked.lab().secrets;
     let mut out = String::new();
     if !secrets_of_lab.is_empty() {
         let lookup = format!("(lookup \"v1\" \"Secret\" .Release.Namespace \"{SESSION}\").data | default dict");
         push(&mut out, format_args!("{{{{- $kept := {lookup} }}}}\n"));
-    }
-    let mut kept = Map::new();
-    for (name, spec) in secrets_of_lab {
-        push(
-            &mut out,
-            format_args!(
-                "{{{{- $secret_{name} := .Values.secrets.{name} | default (get $kept \"{name}\" | b64dec) | default ({}) }}}}\n",
-                generator(spec)
-            ),
-        );
-        kept.put(name.clone(), mark(&format!("secret:{name}")));
-    }
-    if !secrets_of_lab.is_empty() {
+        let mut kept = Map::new();
+        for (name, spec) in secrets_of_lab {
+            push(
+                &mut out,
+                format_args!(
+                    "{{{{- $secret_{name} := .Values.secrets.{name} | default (get $kept \"{name}\" | b64dec) | default ({}) }}}}\n",
+                    generator(spec)
+                ),
+            );
+            kept.put(name.clone(), texts.marks.mark(&format!("secret:{name}")));
+        }
         let labels = Map::new()
             .with("app.kubernetes.io/part-of", &locked.lab().name)
             .with("app.kubernetes.io/managed-by", "labwright");
-        let metadata = Map::new().with("name", SESSION).with("namespace", mark("namespace")).with("labels", labels);
+        let metadata =
+            Map::new().with("name", SESSION).with("namespace", texts.marks.mark("namespace")).with("labels", labels);
         let object = Map::new()
             .with("apiVersion", "v1")
             .with("kind", "Secret")
             .with("metadata", metadata)
             .with("type", "Opaque")
             .with("stringData", kept);
-        push(
-            &mut out,
-            format_args!("# What this release made, so that an upgrade keeps it.\n{}", texts.template(&write(&object))),
-        );
+        let why = "# What this release made, so that an upgrade keeps it.";
+        push(&mut out, format_args!("---\n{why}\n{}", texts.template(&write(&object))));
     }
-    push(&mut out, format_args!("---\n{}", texts.template(secrets)));
+    if !secrets.is_empty() {
+        push(&mut out, format_args!("---\n{}", texts.template(&to_yaml(secrets))));
+    }
     out
 }
 
@@ -223,10 +241,13 @@ fn generator(spec: &SecretSpec) -> String {
     format!("print {}", parts.join(" "))
 }
 
-/// The functions of Sprig know no hexadecimal digits, but digests have nothing else.
+/// The functions of Sprig know no hexadecimal digits, but digests have nothing else; and none of a password's alphabet, but
+/// of four times as many letters and digits enough are left without those that look alike.
 fn random(kind: RandomKind, length: u16) -> String {
     match kind {
-        RandomKind::Password => format!("(randAlphaNum {length})"),
+        RandomKind::Password => {
+            format!("(regexReplaceAll \"[0O1lI]\" (randAlphaNum {}) \"\" | trunc {length})", 4 * u32::from(length))
+        }
         RandomKind::Digits => format!("(randNumeric {length})"),
         RandomKind::Letters => format!("(randAlpha {length} | lower)"),
         RandomKind::Hex if length <= 64 => format!("(sha256sum (randAlphaNum 64) | trunc {length})"),
@@ -253,15 +274,29 @@ fn metadata(locked: &LockedLab, tool_version: &str) -> Map {
         .with("annotations", annotations)
 }
 
-fn values(locked: &LockedLab) -> String {
+/// `has_account`: a pull secret comes with the namespace's own account.
+fn values(locked: &LockedLab, has_account: bool) -> String {
     let mut out = String::from(
         "\
 # A repository that has all images of the lab, after `labwright copy`; empty takes them from where they were published.
 repository: \"\"
 # A Secret of type kubernetes.io/dockerconfigjson in the release's namespace, for images that are not public.
+",
+    );
+    if has_account {
+        out.push_str(
+            "\
+# Root disks that are kept are imported by the account `default`, which then names it too. Every namespace has this
+# account from its beginning, so Helm must be told to take it over: `helm install --take-ownership`.
+",
+        );
+    }
+    out.push_str(
+        "\
 pullSecret: \"\"
 namespace:
-  # Also makes the release's namespace, with the labels of pod security. Helm's own --create-namespace sets no labels.
+  # Also makes the release's namespace, with the labels of pod security: for Argo CD, and for Flux with storageNamespace.
+  # Helm itself keeps a release in its namespace, which it must find or make (--create-namespace) before any object.
   create: false
 ",
     );
@@ -295,24 +330,26 @@ routes:
 }
 
 fn values_schema(locked: &LockedLab) -> Value {
-    let text = json!({"type": "string"});
+    // Empty or a name of Kubernetes; a host's has the same form.
+    let name = json!({"type": "string", "pattern": "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"});
+    let repository = json!({"type": "string", "pattern": "^([a-zA-Z0-9.:-]+(/[a-z0-9._-]+)+)?$"});
     let object = |properties: Value| json!({"type": "object", "additionalProperties": false, "properties": properties});
     // What stands in YAML and in the front door's file without harm.
     let secret = json!({"type": "string", "pattern": "^[ !#%&(-\\[\\]-_a-~]{1,128}$"});
     let secrets: serde_json::Map<String, Value> =
         locked.lab().secrets.keys().map(|name| (name.clone(), secret.clone())).collect();
     let mut schema = object(json!({
-        "repository": text,
-        "pullSecret": text,
+        "repository": repository,
+        "pullSecret": name,
         "namespace": object(json!({"create": {"type": "boolean"}})),
         "routes": object(json!({
             "kind": {"enum": ["", "gateway", "ingress", "traefik"]},
-            "host": text,
-            "routerNamespace": text,
-            "gateway": object(json!({"name": text, "namespace": text})),
-            "ingressClass": text,
-            "tlsSecret": text,
-            "entryPoint": text,
+            "host": name,
+            "routerNamespace": name,
+            "gateway": object(json!({"name": name, "namespace": name})),
+            "ingressClass": name,
+            "tlsSecret": name,
+            "entryPoint": {"type": "string", "pattern": "^[a-zA-Z0-9_-]*$"},
         })),
         "secrets": object(Value::Object(secrets)),
         // Helm puts the values of a parent chart here.

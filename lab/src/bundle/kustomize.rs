@@ -2,6 +2,7 @@
 
 use labwright_document::yaml::{Map, write};
 
+use super::placeholders::Placeholders;
 use super::{Tree, has_doors, routed};
 use crate::LockedLab;
 use crate::manifests::{Manifests, Object, Options, render, to_yaml};
@@ -16,26 +17,54 @@ images:
     path: spec/template/spec/domain/firmware/kernelBoot/container/image
 ";
 
-/// What an operator fills in stands as `${name}` in the text: `envsubst` and Flux's `postBuild` replace it.
-pub(super) fn placeholder(name: &str) -> String {
-    format!("${{{name}}}")
-}
-
-pub(super) fn add(tree: &mut Tree, locked: &LockedLab, options: &Options, manifests: &Manifests) {
+pub(super) fn add(
+    tree: &mut Tree,
+    locked: &LockedLab,
+    options: &Options,
+    manifests: &Manifests,
+    placeholders: &Placeholders,
+) {
     let resources: Vec<String> = manifests.files.iter().map(|file| format!("manifests/{}", file.name)).collect();
     let root = Map::new()
         .with("apiVersion", "kustomize.config.k8s.io/v1beta1")
         .with("kind", "Kustomization")
         .with("resources", resources)
-        .with("configurations", vec!["kustomizeconfig.yaml"]);
+        .with("configurations", vec!["kustomizeconfig.yaml"])
+        .with_filled("patches", unsubstituted(tree, manifests));
     tree.insert("kustomization.yaml".to_owned(), write(&root).into_bytes());
     tree.insert("kustomizeconfig.yaml".to_owned(), IMAGE_FIELDS.as_bytes().to_vec());
     tree.insert(".imgpkg/images.yml".to_owned(), images_lock(locked).into_bytes());
     if has_doors(locked) {
-        for (name, with_routes) in routed(options, placeholder) {
+        for (name, with_routes) in routed(options, |name| placeholders.operator(name)) {
             component(tree, &format!("routes/{name}"), manifests, &render(locked, &with_routes));
         }
     }
+}
+
+/// Patches that keep Flux away from an author's dollars: to its postBuild every `${…}` is a variable, known or not, and
+/// `$$` a dollar. What an operator fills in is never in the objects that have them.
+///
+/// Source: fluxcd/pkg `kustomize/kustomize_varsub.go`, `envsubst/parse/scan.go`.
+fn unsubstituted(tree: &mut Tree, manifests: &Manifests) -> Vec<Map> {
+    let mut named = Vec::new();
+    for object in manifests.objects() {
+        let text = write(object.body());
+        if !text.contains("${") && !text.contains("$$") {
+            continue;
+        }
+        let annotations = Map::new().with("kustomize.toolkit.fluxcd.io/substitute", "disabled");
+        let metadata = Map::new()
+            .with("name", object.name())
+            .with_some("namespace", object.namespace())
+            .with("annotations", annotations);
+        let patch =
+            Map::new().with("apiVersion", object.api_version()).with("kind", object.kind()).with("metadata", metadata);
+        let file = format!("flux-{}.yaml", object.name());
+        let why = "# Flux leaves the dollars of this machine as its author wrote them.\n";
+        tree.insert(file.clone(), (why.to_owned() + &write(&patch)).into_bytes());
+        named.push(Map::new().with("path", file));
+    }
+    named
 }
 
 /// A component that makes `plain` into `wanted`: what is new is a resource, what differs a patch.

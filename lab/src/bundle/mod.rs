@@ -7,7 +7,9 @@
 mod chart;
 mod config;
 mod kustomize;
+mod marks;
 mod open;
+mod placeholders;
 mod readme;
 mod secrets;
 
@@ -20,6 +22,7 @@ use labwright_document::{Files, LocalPath};
 pub use chart::{Chart, chart};
 pub use config::{ARTIFACT_TYPE, CONFIG_MEDIA_TYPE, Config, InvalidConfig, MachineConfig};
 pub use open::{InvalidBundle, open};
+use placeholders::Placeholders;
 
 use crate::LockedLab;
 use crate::manifests::{self, InvalidSession, Options, render, to_yaml};
@@ -81,9 +84,13 @@ pub fn bundle(locked: &LockedLab, source: &Source<'_>, options: &Options) -> Res
         tree.insert(format!("manifests/{}", file.name), file.yaml().into_bytes());
     }
     tree.insert("all.yaml".to_owned(), to_yaml(manifests.objects()).into_bytes());
-    kustomize::add(&mut tree, locked, &options, &manifests);
-    secrets::add(&mut tree, locked, &options)?;
-    tree.insert("README.md".to_owned(), readme::text(locked, &options, &manifests).into_bytes());
+    let placeholders = Placeholders::new(locked, &manifests);
+    kustomize::add(&mut tree, locked, &options, &manifests, &placeholders);
+    let quoted = secrets::add(&mut tree, locked, &options, &placeholders)?;
+    let secrets = tree.contains_key("secrets/kustomization.yaml");
+    let filled = readme::Filled { placeholders, quoted, secrets };
+    let readme = readme::text(locked, &options, &manifests, &filled);
+    tree.insert("README.md".to_owned(), readme.into_bytes());
     tree.insert(LAB_FILE.to_owned(), source.text.as_bytes().to_vec());
     let lab = locked.lab();
     let of_tasks = lab.tasks.iter().flat_map(|task| [Some(&task.check), task.hint.as_ref()]).flatten();

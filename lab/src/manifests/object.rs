@@ -18,7 +18,7 @@ impl Object {
         Self { why, body: Map::new().with("apiVersion", api_version).with("kind", kind).with("metadata", metadata) }
     }
 
-    pub(super) fn with(mut self, key: &str, value: impl Into<Yaml>) -> Self {
+    pub(crate) fn with(mut self, key: &str, value: impl Into<Yaml>) -> Self {
         self.body.put(key, value);
         self
     }

@@ -98,15 +98,13 @@ fn route(context: Context<'_>, routes: &Routes, name: String, address: &Address)
             };
             let spec =
                 Map::new().with_some("ingressClassName", class.as_ref()).with_some("tls", tls).with("rules", [rule]);
-            // Other controllers do not know the key; this one closes a terminal after a minute of silence.
-            let nginx = class.as_deref() == Some("nginx");
-            let annotations = nginx.then(|| {
-                ["read", "send"]
-                    .map(|way| (format!("nginx.ingress.kubernetes.io/proxy-{way}-timeout"), "86400"))
-                    .into_iter()
-                    .collect::<Map>()
-            });
-            let metadata = metadata.with_some("annotations", annotations);
+            // ingress-nginx closes a terminal after a minute of silence, whatever its class is called; other controllers do
+            // not know the keys.
+            let annotations: Map = ["read", "send"]
+                .map(|way| (format!("nginx.ingress.kubernetes.io/proxy-{way}-timeout"), "86400"))
+                .into_iter()
+                .collect();
+            let metadata = metadata.with("annotations", annotations);
             Object::new("networking.k8s.io/v1", "Ingress", metadata, "This machine's name in the browser.")
                 .with("spec", spec)
         }

@@ -16,7 +16,7 @@ pub(crate) fn everything() -> LockedLab {
 
 /// These labs name images only.
 #[derive(Debug)]
-struct NoFiles;
+pub(crate) struct NoFiles;
 
 impl Files for NoFiles {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
@@ -30,10 +30,17 @@ impl Files for NoFiles {
 
 /// The lab of a text: its virtual machines run an image of ours, its containers somebody's.
 pub(crate) fn locked(text: &str) -> LockedLab {
+    locked_in(text, |machine| format!("registry.example.org:5000/labs/{machine}"))
+}
+
+/// The same with the images of the machines in other repositories.
+pub(crate) fn locked_in(text: &str, repository: impl Fn(&str) -> String) -> LockedLab {
     let loaded = load("lab.yaml", text, (Path::new("/"), &NoFiles), &BTreeMap::new(), Origin::Bundle, &BTreeMap::new())
         .unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"));
-    let images =
-        loaded.lab.machines.iter().map(|machine| (machine.name.clone(), image(&machine.name, machine.vm().is_some())));
+    let images = loaded.lab.machines.iter().map(|machine| {
+        let image = image(&machine.name, machine.vm().is_some());
+        (machine.name.clone(), LockedImage { repository: repository(&machine.name), ..image })
+    });
     let images = images.collect();
     loaded.lock(images).unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"))
 }

@@ -7,4 +7,6 @@ mod goldens;
 mod labs;
 mod reach;
 mod rules;
+#[path = "../support/schema_checker.rs"]
+mod schema_checker;
 mod schemas;
