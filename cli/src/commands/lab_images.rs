@@ -174,15 +174,16 @@ pub(super) fn gather(
     let mut found = BTreeMap::new();
     for machine in &lab.loaded.lab.machines {
         let image = match &machine.image {
-            ImageSource::Recipe(path) => match built.get(&path.path) {
-                Some(image) => image.clone(),
-                None => {
+            ImageSource::Recipe(path) => {
+                if let Some(image) = built.get(&path.path) {
+                    image.clone()
+                } else {
                     let image = from_recipe(&path.path, args, make, &images, context)
                         .map_err(|error| error.context(format!("the image of the machine `{}`", machine.name)))?;
                     built.insert(path.path.clone(), image.clone());
                     image
                 }
-            },
+            }
             ImageSource::Reference(reference) => look_up(reference, &lock, args, &images, context)
                 .map_err(|error| error.context(format!("the image of the machine `{}`", machine.name)))?,
         };
