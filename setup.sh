@@ -5,6 +5,7 @@
 #                       recipes/library/debian-terminal, and boots it to a terminal in the browser
 #   ./setup.sh test     installs what the tests need as well, and runs all checks and tests
 #   ./setup.sh install  installs what is missing and builds the program, nothing else
+#   ./setup.sh host     installs what a program that is built already needs, nothing else
 #
 # Every step looks first whether it is needed, so the script can be run again at any time.
 # It installs with apt-get, and a Rust toolchain with rustup; it uses sudo where it is not root.
@@ -254,6 +255,7 @@ case ${1:-} in
     demo) demo ;;
     test) tests ;;
     install) install ;;
+    host) install_packages ;;
     -h | --help | help) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p;}' "$0" ;;
     *)
         sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p;}' "$0" >&2
