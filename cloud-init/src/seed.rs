@@ -88,28 +88,42 @@ pub struct Card {
 }
 
 /// A network-config that asks DHCP on the card with this MAC address.
-pub fn network_config(mac: &str) -> String {
-    network_config_of(&[Card { mac: mac.to_owned(), address: None }])
-}
-
-/// A network-config for these cards. One with an address of its own gets no route but that to its network.
 ///
-/// A card is found by address and named `eth0`, `eth1`, …, because that is the one way of saying it that every renderer
-/// of cloud-init (netplan, networkd, ifupdown) follows; a pattern for names is not.
-pub fn network_config_of(cards: &[Card]) -> String {
-    let cards: Vec<Value> = cards
-        .iter()
-        .enumerate()
-        .map(|(at, card)| {
-            let subnet = match &card.address {
-                Some(address) => json!({"type": "static", "address": address}),
-                None => json!({"type": "dhcp"}),
-            };
-            json!({"type": "physical", "name": format!("eth{at}"), "mac_address": card.mac, "subnets": [subnet]})
-        })
-        .collect();
+/// The card is found by address and named `eth0`, because that is the one way of saying it that every renderer of
+/// cloud-init (netplan, networkd, ifupdown) follows; a pattern for names is not.
+pub fn network_config(mac: &str) -> String {
+    let card = json!({"type": "physical", "name": "eth0", "mac_address": mac, "subnets": [{"type": "dhcp"}]});
     let mut map = Map::new();
     map.insert("version".to_owned(), json!(1));
-    map.insert("config".to_owned(), json!(cards));
+    map.insert("config".to_owned(), json!([card]));
+    yaml::write(&map)
+}
+
+/// A network-config for the cards of a machine in a cluster, the first of which is on the pod network. Cards are found by
+/// their addresses and named `eth0`, `eth1`, … A card with an address of its own gets no route but that to its network.
+///
+/// Machines find each other by names without a dot, through the search domain that DHCP gives on the pod network. By itself
+/// networkd takes none from DHCP, and resolved asks no server for such a name without one; only version 2 of the format has
+/// a word for it (`use-domains`), which dhclient needs not.
+///
+/// Source: systemd.network(5), `UseDomains=`; netplan, "DHCP overrides".
+pub fn network_config_of(cards: &[Card]) -> String {
+    let cards = cards.iter().enumerate().map(|(at, card)| {
+        let name = format!("eth{at}");
+        let mut config = json!({"match": {"macaddress": card.mac}, "set-name": name});
+        match &card.address {
+            Some(address) => config["addresses"] = json!([address]),
+            None => {
+                config["dhcp4"] = json!(true);
+                if at == 0 {
+                    config["dhcp4-overrides"] = json!({"use-domains": true});
+                }
+            }
+        }
+        (name, config)
+    });
+    let mut map = Map::new();
+    map.insert("version".to_owned(), json!(2));
+    map.insert("ethernets".to_owned(), Value::Object(cards.collect()));
     yaml::write(&map)
 }

@@ -22,5 +22,6 @@ pub use labwright_document::rules::is_label;
 pub use labwright_document::{FileKind, Files};
 pub use load::{ImageOffer, Loaded, Origin, is_lab, load, recipes_in, to_json};
 pub use lock::{Door, LockedImage, LockedLab};
+pub use rules::is_reserved_namespace;
 pub use schema::schema;
 pub use value::{Part, Value};

@@ -6,6 +6,12 @@ use labwright_document::rules::{Rule, all, is_label};
 
 use crate::resolved::KubevirtVersion;
 
+/// Whether a namespace is the cluster's own, or its operators': a session there would cut it off and take its room.
+pub fn is_reserved_namespace(name: &str) -> bool {
+    ["default", "cdi", "kubevirt", "longhorn-system", "rook-ceph"].contains(&name)
+        || ["kube-", "openshift", "kubevirt-", "cdi-", "cattle-"].iter().any(|start| name.starts_with(start))
+}
+
 /// A machine's name, which is also that of a Kubernetes Service: RFC 1035 wants a letter first.
 pub(crate) fn machine(text: &str) -> Rule {
     if is_label(text, 32) && text.starts_with(|c: char| c.is_ascii_lowercase()) {

@@ -8,7 +8,7 @@ use labwright_lab::{schema, to_json};
 use support::{full, here, load_text};
 
 /// Mistakes that no schema can see: uniqueness, references between parts, files, arithmetic.
-const NOT_FOR_A_SCHEMA: [&str; 3] = ["no-networks", "references", "twice"];
+const NOT_FOR_A_SCHEMA: [&str; 4] = ["namespace", "no-networks", "references", "twice"];
 
 fn labs() -> Vec<(String, String)> {
     let mut labs: Vec<(String, String)> = fs_err::read_dir(here().join("tests/broken"))

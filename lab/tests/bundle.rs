@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use images::facts;
 use labwright_core::{AccessKind, Arch, Digest, ImageFacts};
 use labwright_lab::bundle::{Chart, Config, Source, Tree, bundle, chart, open};
-use labwright_lab::manifests::Options;
+use labwright_lab::manifests::{Options, forbidden};
 use labwright_lab::resolved::KubevirtVersion;
 use labwright_lab::{LockedImage, LockedLab};
 use support::{Disk, full, here, load_text};
@@ -117,6 +117,8 @@ fn hostile_bundles_are_refused() {
         format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x, namespace: {namespace}}}\n")
     };
     let own = "two-host-pentest";
+    let kustomization =
+        |line: &str| format!("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n{line}\n");
     let lab = |from: &str, to: &str| put("lab/lab.yaml", &full().replace(from, to));
     let mut none = tree.clone();
     none.remove("lab/lab.yaml");
@@ -132,9 +134,37 @@ fn hostile_bundles_are_refused() {
             "ClusterRoleBinding",
         ),
         (put("all.yaml", &object("apps/v1", "DaemonSet", own)), "DaemonSet"),
-        (put("routes/x/y.yml", &object("v1", "Namespace", own).replace("name: x", "name: kube-system")), "kube-system"),
-        (put("manifests/List.YAML", "apiVersion: v1\nkind: List\nitems: []\n"), "List"),
-        (put("more.json", r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "x"}}"#), "Node"),
+        (
+            put("routes/gateway/y.yaml", &object("v1", "Namespace", own).replace("name: x", "name: kube-system")),
+            "kube-system",
+        ),
+        (put("routes/x/y.yaml", &object("v1", "Pod", own)), "no file of a bundle"),
+        (
+            put(
+                "Kustomization",
+                "resources: [https://x.example/y]
+",
+            ),
+            "no file of a bundle",
+        ),
+        (
+            put(
+                "manifests/kustomization",
+                "resources: [https://x.example/y]
+",
+            ),
+            "no file of a bundle",
+        ),
+        (
+            put("kustomizeconfig.yaml", &object("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", own)),
+            "other settings",
+        ),
+        (put("kustomization.yaml", &kustomization("resources: [lab/evil.yaml]")), "lab/evil.yaml"),
+        (put("kustomization.yaml", &kustomization("resources: [manifests/evil.txt]")), "evil.txt"),
+        (put("kustomization.yaml", &kustomization("resources: [kustomizeconfig.yaml]")), "kustomizeconfig"),
+        (put("kustomization.yaml", &kustomization("configurations: [manifests/x.yaml]")), "manifests/x.yaml"),
+        (put("manifests/99.yaml", "apiVersion: v1\nkind: List\nitems: []\n"), "List"),
+        (put("more.json", "{}"), "no file of a bundle"),
         (put("manifests/99.yaml", "a: [\n"), "not YAML"),
         (
             put(
@@ -176,6 +206,8 @@ fn hostile_configs_are_refused() {
     let json = String::from_utf8(config.to_bytes()).unwrap();
     for (from, to, word) in [
         ("\"version\":1", "\"version\":2", "version 2"),
+        ("two-host-pentest\",\"labVersion", "kube-system\",\"labVersion", "cannot be a lab"),
+        ("two-host-pentest\",\"labVersion", "\\u001b[2J\",\"labVersion", "cannot be a lab"),
         ("registry.example/app", "app", "not in a registry"),
         ("registry.example/app", "oci:/etc", "not in a registry"),
         ("registry.example/app", "registry.example/app:1", "not in a registry"),
@@ -218,4 +250,15 @@ fn an_authors_braces_are_no_template() {
     let files = chart(&locked(&text), &options(), "0.1.0").unwrap().files;
     let pod = std::str::from_utf8(&files["templates/50-target.yaml"]).unwrap();
     assert!(pod.contains("{{ \"{{\" }} .Values.x }}"), "{pod}");
+}
+
+#[test]
+fn an_operators_secrets_are_not_given_to_a_machine() {
+    let locked = locked(&full());
+    assert_eq!(forbidden(&locked, &options()), Vec::<String>::new());
+    let with = Options { pull_secret: Some("lab-keys".to_owned()), ..options() };
+    assert_eq!(
+        forbidden(&locked, &with),
+        ["machine `attacker` would be given the Secret `lab-keys`, which is the operator's"]
+    );
 }

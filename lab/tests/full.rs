@@ -146,3 +146,14 @@ fn a_lab_is_told_from_a_recipe() {
     let broken = "kind: Lab\nmachines:\n  - {image: ./a}\n  - {image: registry.example/x}\n  - {image: ../b, name: X}\n  - {image: ./a}\n";
     assert_eq!(recipes_in("lab.yaml", broken), ["./a", "../b"]);
 }
+
+#[test]
+fn names_may_come_of_variables() {
+    let text = full().replace("  - name: target\n", "  - name: \"${{ role }}\"\n");
+    let text = text.replace("variables:\n", "variables:\n  role: {default: target, description: of a machine}\n");
+    let text = text.replace("{name: port-found, machine: attacker", "{name: \"${{ role }}-found\", machine: attacker");
+    let text = text.replace("tasks: [port-found]", "tasks: [target-found]");
+    let loaded = load_text(&text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert!(loaded.lab.machine("target").is_some());
+    assert_eq!(loaded.lab.instructions[1].tasks, ["target-found"]);
+}

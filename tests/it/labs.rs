@@ -19,7 +19,7 @@ machines:
   - {name: web, image: ./shell, interfaces: [{network: lan}], access: [site]}
   - name: target
     kind: container
-    image: oci:c:1
+    image: oci:../c:1
     interfaces: [{network: lan}]
     env: {FLAG: \"${{ secrets.flag }}\"}
     hidden: true
@@ -117,11 +117,33 @@ fn what_is_for_recipes_or_for_labs_only_is_said() {
         (&["build", "-o", "x.qcow2", "web-lab"], 2, "--output is for one recipe"),
         (&["push", "./tools", "oci:x"], 2, "is a recipe"),
         (&["push", "./gone", "oci:x"], 1, "no recipe or lab"),
+        (&["push", "web-lab/lab.yaml", "registry.example/x"], 1, "the store has no image"),
+        (&["render", "--set", "a=b", "registry.example/labs/x:1"], 2, "a published lab has the values"),
+        (&["build", "--secret", "id=token,env=HOME", "web-lab"], 2, "the lab names no secret `token`"),
     ] {
         let said = lab.run(args);
         assert_eq!((said.code, said.out.as_str()), (code, ""), "{said}");
         assert!(said.err.contains(expected), "{said}");
     }
+}
+
+#[test]
+fn recipes_of_one_lab_have_names_of_their_own() {
+    let lab = Lab::new();
+    lab.run(&["new", "net", "--template", "network"]);
+    let (attacker, target) = (lab.path().join("net/images/attacker"), lab.path().join("net/images/target"));
+    let text = fs_err::read_to_string(target.join("recipe.yaml")).unwrap();
+    fs_err::write(attacker.join("recipe.yaml"), text.replace("type: http, port: 8088", "type: http, port: 8089"))
+        .unwrap();
+    let said = lab.run(&["check", "net"]);
+    assert_eq!(said.code, 1, "{said}");
+    assert!(said.err.contains("makes the image net-target:0.1.0 as well"), "{said}");
+    // One recipe for two machines is one image, and fine.
+    let file = lab.path().join("net/lab.yaml");
+    let text = fs_err::read_to_string(&file).unwrap();
+    fs_err::write(&file, text.replace("image: ./images/attacker", "image: ./images/target/")).unwrap();
+    let said = lab.run(&["check", "net"]);
+    assert!(!said.err.contains("as well"), "{said}");
 }
 
 #[test]
@@ -153,7 +175,7 @@ fn build_publishes_a_lab_as_one_artifact() {
     let lock: Value =
         serde_json::from_str(&fs_err::read_to_string(lab.path().join("one/labwright.lock")).unwrap()).unwrap();
     assert_eq!(lock["labs"]["one"]["web"], built["machines"][0]["digest"]);
-    assert_eq!(lock["images"]["oci:c:1"], built["machines"][1]["digest"]);
+    assert_eq!(lock["images"]["oci:../c:1"], built["machines"][1]["digest"]);
     json(&lab.run(&["--format", "json", "build", "two"]));
 
     let plan = json(&lab.run(&["--format", "json", "plan", "one"]));
@@ -190,6 +212,10 @@ fn build_publishes_a_lab_as_one_artifact() {
     assert!(!of_dir.out.contains("FLAG{"), "no secret is rendered unasked");
     let with_secrets = other.run(&["render", "--secrets", "new", &format!("{there}:one"), "--plain-http"]);
     assert!(with_secrets.out.contains("FLAG{"), "{with_secrets}");
+
+    let said = lab.run(&["render", "--repository", &there, "--namespace", "kube-system", "one"]);
+    assert_eq!((said.code, said.out.as_str()), (2, ""), "{said}");
+    assert!(said.err.contains("is a namespace of the cluster"), "{said}");
 
     // To another registry, into an archive and back: the digests stay, and the images are taken from there.
     let moved = format!("{}/mirror/one", mirror.host());

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStringExt;
 
 use labwright_core::{MAX_SECRET, NamedSecret, Secret, did_you_mean};
+use labwright_recipes::Loaded;
 
 use crate::args::{SecretFrom, SecretSource};
 use crate::error::{CommandError, Kind};
@@ -16,20 +17,46 @@ pub(super) fn any(given: &[String]) -> Result<Vec<NamedSecret>, CommandError> {
     gather(&names, given)
 }
 
+/// Refuses a secret that is not among those that `whose` recipes name.
+fn is_named(name: &str, names: &[String], whose: &str) -> Result<(), CommandError> {
+    if names.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    let text = format!("{whose} names no secret `{name}` in `build_secrets`");
+    let error = CommandError::sentence(Kind::Usage, text);
+    Err(match did_you_mean(name, names.iter().map(String::as_str)) {
+        Some(known) => error.hint(format!("did you mean `{known}`?")),
+        None => error,
+    })
+}
+
+/// Those of the given secrets that these recipes name.
+pub(super) fn of_recipe(recipes: &[Loaded], given: &[String]) -> Vec<String> {
+    let named = |text: &&String| {
+        // What is no secret at all is for who reads them to say.
+        SecretSource::parse(text)
+            .map_or(true, |secret| recipes.iter().any(|loaded| loaded.recipe.build_secrets.contains(&secret.name)))
+    };
+    given.iter().filter(named).cloned().collect()
+}
+
+/// Refuses secrets that no recipe of a lab names.
+pub(super) fn known(names: &[String], given: &[String]) -> Result<(), CommandError> {
+    for text in given {
+        let SecretSource { name, .. } =
+            SecretSource::parse(text).map_err(|text| CommandError::sentence(Kind::Usage, text))?;
+        is_named(&name, names, "the lab")?;
+    }
+    Ok(())
+}
+
 /// Reads the secrets that the recipe names. One that is missing, or that the recipe does not name, is an error.
 pub(super) fn gather(names: &[String], given: &[String]) -> Result<Vec<NamedSecret>, CommandError> {
     let mut secrets: Vec<NamedSecret> = Vec::new();
     for text in given {
         let parsed = SecretSource::parse(text).map_err(|text| CommandError::sentence(Kind::Usage, text));
         let SecretSource { name, from } = parsed?;
-        if !names.contains(&name) {
-            let text = format!("the recipe names no secret `{name}` in `build_secrets`");
-            let error = CommandError::sentence(Kind::Usage, text);
-            return Err(match did_you_mean(&name, names.iter().map(String::as_str)) {
-                Some(known) => error.hint(format!("did you mean `{known}`?")),
-                None => error,
-            });
-        }
+        is_named(&name, names, "the recipe")?;
         if secrets.iter().any(|secret| secret.name == name) {
             return Err(CommandError::sentence(Kind::Usage, format!("the secret `{name}` is given twice")));
         }

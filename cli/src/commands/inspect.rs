@@ -81,7 +81,7 @@ fn lab_text(lab: &Published) -> String {
     let (found, config) = (&lab.inspection, &lab.config);
     let mut lines = vec![
         format!("lab:       {} {}", config.name, config.lab_version),
-        format!("reference: {}", found.reference),
+        format!("reference: {}", crate::ui::printable(&found.reference)),
         format!("digest:    {}", found.digest),
     ];
     let mut say = |name: &str, value: String| lines.push(format!("{name:<11}{}", crate::ui::printable(&value)));
@@ -165,7 +165,12 @@ fn referrer_text(referrer: &ReferrerInspection) -> String {
     }
 }
 
+/// What an image says of itself, which anyone may have written.
 fn facts_text(facts: &ImageFacts) -> Vec<String> {
+    facts_lines(facts).iter().map(|line| crate::ui::printable(line)).collect()
+}
+
+fn facts_lines(facts: &ImageFacts) -> Vec<String> {
     let mut lines = vec![format!("name:      {} {}", facts.name, facts.version)];
     lines.extend(facts.title.iter().map(|title| format!("title:     {title}")));
     lines.push(format!("disk:      {}", facts.virtual_size.human()));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use labwright_core::{Diagnostics, Severity};
+use labwright_core::{Diagnostic, Diagnostics, Severity, Span};
 use labwright_lab::{ImageOffer, Loaded, Origin, load, recipes_in};
 use labwright_recipes::Below;
 
@@ -18,6 +18,8 @@ pub(super) struct LabFile {
     pub(super) loaded: Loaded,
     /// Its file.
     pub(super) file: PathBuf,
+    /// The secrets that its recipes name.
+    pub(super) build_secrets: Vec<String>,
     /// What works in the lab or its recipes and is likely not meant.
     pub(super) warnings: Diagnostics,
 }
@@ -30,6 +32,8 @@ pub(super) fn load_lab(file: &Path, set: &[(String, String)]) -> Result<LabFile,
     let overrides: BTreeMap<String, String> = set.iter().cloned().collect();
     let mut found = Vec::new();
     let mut offers = BTreeMap::new();
+    let mut build_secrets = Vec::new();
+    let mut named: BTreeMap<String, PathBuf> = BTreeMap::new();
     for written in recipes_in(&name, &text) {
         // Collecting the components drops every `.`, which nobody wants to read.
         let path: PathBuf = dir.join(&written).components().collect();
@@ -42,6 +46,9 @@ pub(super) fn load_lab(file: &Path, set: &[(String, String)]) -> Result<LabFile,
                 found.extend(recipes.iter().flat_map(|recipe| recipe.warnings.0.iter().cloned()));
                 // The names of the catalogue are no matter of the recipe's grammar.
                 found.extend(base::unknown_name(&recipes[0]));
+                build_secrets.extend(recipes.iter().flat_map(|recipe| recipe.recipe.build_secrets.iter().cloned()));
+                let upper = recipes.last().expect("a chain has a recipe");
+                found.extend(same_name(upper, &path, &mut named));
                 offers.insert(written, offer(&below));
             }
             Err(error) => match error.diagnostics() {
@@ -59,9 +66,29 @@ pub(super) fn load_lab(file: &Path, set: &[(String, String)]) -> Result<LabFile,
     found.splice(0..0, of_lab.0.iter().cloned());
     let has_errors = found.iter().any(|one| one.severity == Severity::Error);
     match lab {
-        Ok(loaded) if !has_errors => Ok(LabFile { loaded, file: file.to_owned(), warnings: Diagnostics(found) }),
+        Ok(loaded) if !has_errors => {
+            Ok(LabFile { loaded, file: file.to_owned(), build_secrets, warnings: Diagnostics(found) })
+        }
         _ => Err(Diagnostics(found).into()),
     }
+}
+
+/// Two recipes of one lab under one name and version would take the image from each other with every build.
+fn same_name(
+    upper: &labwright_recipes::Loaded,
+    path: &Path,
+    named: &mut BTreeMap<String, PathBuf>,
+) -> Option<Diagnostic> {
+    let image = format!("{}:{}", upper.recipe.name, upper.recipe.version);
+    let real = fs_err::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let first = named.insert(image.clone(), real.clone()).filter(|first| *first != real)?;
+    let place = upper
+        .file
+        .text
+        .find(&upper.recipe.name)
+        .map_or(Span::default(), |at| Span::new(at, at + upper.recipe.name.len()));
+    let message = format!("{} makes the image {image} as well", first.display());
+    Some(Diagnostic::error(&upper.file, place, message).hint("give each recipe of a lab a name of its own"))
 }
 
 /// What a recipe's disk will offer.

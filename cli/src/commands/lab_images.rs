@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::base::LOCK_NAME;
 use super::lab_file::{LabFile, load_lab};
-use super::{build, documents, image, plan};
+use super::{build, build_secrets, documents, image, plan, recipe_file};
 use crate::args::{Build, Plan, Registries};
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -70,6 +70,7 @@ pub(super) fn build(args: &Build, file: &Path, context: &Context<'_>) -> Result<
     }
     let lab = load_lab(file, &args.set)?;
     super::show_warnings(&lab.warnings, context);
+    build_secrets::known(&lab.build_secrets, &args.secret)?;
     let images = gather(&lab, args, Make::Missing, context)?;
     let answer = Answer {
         lab: lab.loaded.lab.name.clone(),
@@ -184,7 +185,7 @@ pub(super) fn gather(
                     image
                 }
             }
-            ImageSource::Reference(reference) => look_up(reference, &lock, args, &images, context)
+            ImageSource::Reference(reference) => look_up(reference, lab, &lock, (args, make), &images, context)
                 .map_err(|error| error.context(format!("the image of the machine `{}`", machine.name)))?,
         };
         found.insert(machine.name.clone(), image);
@@ -203,7 +204,8 @@ fn from_recipe(
     let (path, set) = (path.to_owned(), Vec::new());
     let (image, unchanged) = match make {
         Make::Missing => {
-            let answer = build::recipe(&Build { path, set, ..args.clone() }, context)?;
+            let secret = build_secrets::of_recipe(&recipe_file::load_chain(&path, &[])?, &args.secret);
+            let answer = build::recipe(&Build { path, set, secret, ..args.clone() }, context)?;
             (answer.image, answer.unchanged)
         }
         Make::Nothing => {
@@ -224,14 +226,15 @@ fn from_recipe(
 /// What a reference means: its own digest, else the one that is locked, else what is there now.
 fn look_up(
     reference: &ImageRef,
+    lab: &LabFile,
     lock: &Lock,
-    args: &Build,
+    (args, make): (&Build, Make),
     images: &Images,
     context: &Context<'_>,
 ) -> Result<Found, CommandError> {
     let name = reference.to_string();
     let locked = lock.image(&name).filter(|_| !args.update);
-    if pinned(reference).is_none() && locked.is_none() && args.locked {
+    if pinned(reference).is_none() && locked.is_none() && (args.locked || make == Make::Nothing) {
         let text = format!("labwright.lock has nothing for `{name}`");
         return Err(CommandError::sentence(Kind::Lock, text)
             .hint("`labwright build` without --locked looks the image up and writes its digest there"));
@@ -239,6 +242,13 @@ fn look_up(
     let at = match (reference, locked) {
         (ImageRef::Registry(registry), Some(digest)) if registry.digest.is_none() => {
             ImageRef::Registry(labwright_core::Registry { digest: Some(digest.clone()), ..registry.clone() })
+        }
+        // Paths in a lab are relative to it.
+        (ImageRef::Layout { dir, tag }, _) => {
+            ImageRef::Layout { dir: documents::dir(&lab.file).join(dir), tag: tag.clone() }
+        }
+        (ImageRef::Archive { file, tag }, _) => {
+            ImageRef::Archive { file: documents::dir(&lab.file).join(file), tag: tag.clone() }
         }
         _ => reference.clone(),
     };

@@ -7,7 +7,7 @@ use labwright_lab::manifests::{
     self, Object, Options, PodSecurity, PullPolicy, Router, Routes, ServiceKind, Tls, session_secrets, to_yaml,
 };
 use labwright_lab::resolved::KubevirtVersion;
-use labwright_lab::{LockedLab, is_label};
+use labwright_lab::{LockedLab, is_label, is_reserved_namespace};
 use rand::Rng as _;
 use serde::Serialize;
 
@@ -33,6 +33,10 @@ struct Answer {
 pub(super) fn run(args: &Render, context: &Context<'_>) -> Result<(), CommandError> {
     let lab = find(args, context)?;
     let options = options(args, &lab)?;
+    if let Some(found) = manifests::forbidden(&lab, &options).into_iter().next() {
+        return Err(CommandError::sentence(Kind::Input, found)
+            .hint("give the operator's Secret another name, or refuse the lab"));
+    }
     let manifests = manifests::render(&lab, &options);
     for warning in &manifests.warnings {
         context.ui.warning(warning);
@@ -62,6 +66,10 @@ fn find(args: &Render, context: &Context<'_>) -> Result<LockedLab, CommandError>
             CommandError::new(Kind::Usage, error)
                 .context(format!("`{}` is neither there nor a reference to a published lab", args.lab))
         })?;
+        if !args.set.is_empty() {
+            let text = "a published lab has the values that it was published with";
+            return Err(CommandError::sentence(Kind::Usage, text).hint("--set is for a lab in a directory"));
+        }
         return published::open(&reference, args.repository.as_deref(), &args.registries, context);
     }
     let Document::Lab(file) = documents::find(path)? else {
@@ -124,6 +132,14 @@ fn options(args: &Render, lab: &LockedLab) -> Result<Options, CommandError> {
     if !is_label(&namespace, 63) {
         let text = format!("`{namespace}` is not a name of a namespace (small letters, digits and `-`, at most 63)");
         return Err(CommandError::sentence(Kind::Usage, text));
+    }
+    let others = [&cluster.kubevirt_namespace, &cluster.cdi_namespace];
+    if is_reserved_namespace(&namespace)
+        || others.contains(&&namespace)
+        || cluster.router_namespace.as_ref() == Some(&namespace)
+    {
+        let text = format!("`{namespace}` is a namespace of the cluster, and a session has one of its own");
+        return Err(CommandError::sentence(Kind::Usage, text).hint("give the session's with --namespace"));
     }
     let clients = cluster.client_ranges.clone();
     if cluster.service == ServiceChoice::ClusterIp && !clients.is_empty() {

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use labwright_core::{Arch, Digest, ImageFacts};
+use labwright_document::rules;
 use serde::{Deserialize, Serialize};
 
 use crate::lock::LockedImage;
 use crate::resolved::{AccessSpec, Lab};
+use crate::rules::is_reserved_namespace;
 use crate::{LockedLab, load::Loaded};
 
 /// The media type of a bundle's config.
@@ -100,6 +102,14 @@ pub enum InvalidConfig {
     /// It was made by a later version of Labwright.
     #[error("the bundle's config has version {0}, and this program knows version {VERSION}")]
     Version(u32),
+    /// The lab is called what no lab may be.
+    #[error("`{name}` of version `{version}` cannot be a lab")]
+    Name {
+        /// Its name.
+        name: String,
+        /// Its version.
+        version: String,
+    },
     /// A machine's image is nowhere.
     #[error("the image of the machine `{machine}` is not in a registry: `{repository}`")]
     Repository {
@@ -157,6 +167,10 @@ impl Config {
             return Err(InvalidConfig::Version(version));
         }
         let config: Self = serde_json::from_slice(bytes)?;
+        let named = rules::name(&config.name).is_ok() && rules::version(&config.lab_version).is_ok();
+        if !named || is_reserved_namespace(&config.name) {
+            return Err(InvalidConfig::Name { name: config.name, version: config.lab_version });
+        }
         for machine in &config.machines {
             let is_registry = matches!(
                 machine.reference().parse(),

@@ -59,7 +59,7 @@ fn unsubstituted(tree: &mut Tree, manifests: &Manifests) -> Vec<Map> {
             .with("annotations", annotations);
         let patch =
             Map::new().with("apiVersion", object.api_version()).with("kind", object.kind()).with("metadata", metadata);
-        let file = format!("flux-{}.yaml", object.name());
+        let file = format!("flux-{}-{}.yaml", object.kind().to_lowercase(), object.name());
         let why = "# Flux leaves the dollars of this machine as its author wrote them.\n";
         tree.insert(file.clone(), (why.to_owned() + &write(&patch)).into_bytes());
         named.push(Map::new().with("path", file));
@@ -72,7 +72,7 @@ fn component(tree: &mut Tree, dir: &str, plain: &Manifests, wanted: &Manifests) 
     let Difference { new, changed } = difference(plain, wanted);
     let mut patches = Vec::new();
     for object in changed {
-        let name = format!("patch-{}.yaml", object.name());
+        let name = format!("patch-{}-{}.yaml", object.kind().to_lowercase(), object.name());
         tree.insert(format!("{dir}/{name}"), to_yaml([object]).into_bytes());
         patches.push(Map::new().with("path", name));
     }

@@ -34,6 +34,12 @@ pub enum InvalidBundle {
         /// What stands there.
         what: String,
     },
+    /// It has a file that a bundle does not have.
+    #[error("`{file}` is no file of a bundle")]
+    Unknown {
+        /// The file.
+        file: String,
+    },
     /// A manifest is no YAML.
     #[error("{file} in the bundle is not YAML")]
     Yaml {
@@ -117,14 +123,44 @@ pub fn open(config: &Config, tree: &Tree, here: Option<&str>) -> Result<LockedLa
     loaded.lock(config.images(here)).map_err(InvalidBundle::Lab)
 }
 
+/// What a file of a bundle is, by its name. Kustomize reads files of any name that a kustomization has, so there are no
+/// others than these.
+enum Place {
+    /// Nothing that is applied.
+    Text,
+    /// Something that may be.
+    Manifests,
+    /// Nothing that a bundle has.
+    Nowhere,
+}
+
+fn place(file: &str) -> Place {
+    let in_dir = |dir: &str| {
+        let name = file.strip_prefix(dir).and_then(|rest| rest.strip_prefix('/'));
+        name.is_some_and(|name| name.ends_with(".yaml") && !name.contains('/'))
+    };
+    match file {
+        "README.md" | ".imgpkg/images.yml" => Place::Text,
+        "all.yaml" | "kustomization.yaml" | "kustomizeconfig.yaml" => Place::Manifests,
+        _ if file.starts_with(&format!("{SOURCE}/")) => Place::Text,
+        _ if ["manifests", "secrets", "routes/gateway", "routes/ingress", "routes/traefik"].into_iter().any(in_dir) => {
+            Place::Manifests
+        }
+        _ if file.starts_with("flux-") && file.ends_with(".yaml") && !file.contains('/') => Place::Manifests,
+        _ => Place::Nowhere,
+    }
+}
+
 /// Looks through all manifests: who applies them with other programs than ours trusts that somebody did.
 fn manifests(tree: &Tree) -> Result<(), InvalidBundle> {
     let mut namespace: Option<String> = None;
     for (file, bytes) in tree {
-        let is_yaml = [".yaml", ".yml", ".json"].iter().any(|end| file.to_ascii_lowercase().ends_with(end));
-        let ours = file.starts_with(&format!("{SOURCE}/")) || file == ".imgpkg/images.yml";
-        if !is_yaml || ours {
-            continue;
+        match place(file) {
+            Place::Text => continue,
+            Place::Manifests => {}
+            Place::Nowhere => {
+                return Err(InvalidBundle::Unknown { file: file.clone() });
+            }
         }
         let text = std::str::from_utf8(bytes).map_err(|_| InvalidBundle::NotText)?;
         let yaml = |source: serde_saphyr::Error| InvalidBundle::Yaml { file: file.clone(), source: source.into() };
@@ -141,7 +177,8 @@ fn object(file: &str, document: &serde_json::Value, namespace: &mut Option<Strin
     let foreign = |what: String| InvalidBundle::Foreign { file: file.to_owned(), what };
     let (version, kind) = (text(&document["apiVersion"]), text(&document["kind"]));
     if file == "kustomizeconfig.yaml" {
-        return Ok(());
+        let only_images = document.as_object().is_some_and(|entries| entries.keys().all(|key| key == "images"));
+        return if only_images { Ok(()) } else { Err(foreign("other settings than those for images".to_owned())) };
     }
     if version.starts_with("kustomize.config.k8s.io/") {
         return kustomization(document).map_err(foreign);
@@ -166,14 +203,20 @@ fn kustomization(document: &serde_json::Value) -> Result<(), String> {
     if let Some(key) = entries.keys().find(|key| !KEYS.contains(&key.as_str())) {
         return Err(format!("`{key}` in a kustomization"));
     }
-    let named =
-        ["resources", "configurations"].into_iter().flat_map(|key| document[key].as_array().into_iter().flatten());
-    let patches = document["patches"].as_array().into_iter().flatten().map(|patch| &patch["path"]);
-    for path in named.chain(patches) {
-        let path = path.as_str().unwrap_or_default();
+    let items = |key: &str| document[key].as_array().into_iter().flatten();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    if let Some(other) = items("configurations").map(text).find(|path| path != "kustomizeconfig.yaml") {
+        return Err(format!("a kustomization that names `{other}`"));
+    }
+    let patches = items("patches").map(|patch| text(&patch["path"]));
+    for path in items("resources").map(text).chain(patches) {
+        let below = Path::new(&path);
         let plain = !path.is_empty()
-            && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
-            && !path.contains(':');
+            && path.ends_with(".yaml")
+            && path != "kustomizeconfig.yaml"
+            && below.components().all(|part| matches!(part, Component::Normal(_)))
+            && !path.contains(':')
+            && !below.starts_with(SOURCE);
         if !plain {
             return Err(format!("a kustomization that names `{path}`"));
         }

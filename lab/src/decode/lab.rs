@@ -46,10 +46,10 @@ pub(crate) fn lab(decoder: &mut Decoder<'_>, root: &Node, overrides: &BTreeMap<S
         machines_node.map(|node| machine::machines(decoder, node, &mut networks, &defaults)).unwrap_or_default();
     networks.unused(decoder);
     let outputs = fields.get("outputs").map(|node| study::outputs(decoder, node)).unwrap_or_default();
-    let machine_names = names_in(machines_node);
+    let machine_names = names_in(decoder, machines_node);
     let tasks =
         fields.get("tasks").map(|node| study::tasks(decoder, node, &machine_names, &machines)).unwrap_or_default();
-    let task_names = names_in(fields.get("tasks"));
+    let task_names = names_in(decoder, fields.get("tasks"));
     let instructions =
         fields.get("instructions").map(|node| study::pages(decoder, node, &task_names)).unwrap_or_default();
     if machines.len() == machine_names.len() {
@@ -86,6 +86,12 @@ struct Metadata {
 fn metadata(decoder: &mut Decoder<'_>, node: &Node) -> Option<Metadata> {
     let fields = decoder.fields(node, "`metadata`", &METADATA_KEYS)?;
     let identity = decoder.identity(&fields);
+    if let (Some(name), Some(node)) = (&identity.name, fields.get("name"))
+        && rules::is_reserved_namespace(name)
+    {
+        let diagnostic = decoder.error(node.span, format!("`{name}` is a namespace of the cluster"));
+        decoder.push(diagnostic.hint("a session's namespace is first called as the lab is; give the lab another name"));
+    }
     let description = fields.get("description").and_then(|node| decoder.text(node, "`description`"));
     let mut authors = Vec::new();
     if let Some(node) = fields.get("authors") {

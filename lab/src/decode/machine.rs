@@ -165,8 +165,10 @@ fn sized(decoder: &mut Decoder<'_>, fields: &Fields<'_>, settings: VmSettings, h
 
 /// `image`: a recipe by its path, or a reference.
 fn image(decoder: &mut Decoder<'_>, node: &Node, kind: MachineType) -> Option<ImageSource> {
-    let text = decoder.text(node, "`image`")?;
-    if text.value.starts_with(['.', '/']) {
+    // Recipes are looked for before a lab's variables have values.
+    let is_path = matches!(&node.kind, Kind::Scalar(scalar) if scalar.value.starts_with(['.', '/']));
+    let text = if is_path { decoder.fixed_text(node, "the path of a recipe") } else { decoder.text(node, "`image`") }?;
+    if is_path {
         if kind == MachineType::Container {
             let diagnostic = decoder.error(text.span, "a recipe makes the disk of a virtual machine");
             decoder.push(diagnostic.hint("give a container image: `registry.example/app@sha256:…` or `oci:DIR`"));

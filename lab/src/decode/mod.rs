@@ -8,7 +8,7 @@ mod secrets;
 mod study;
 
 use labwright_core::{ByteSize, Span, did_you_mean};
-use labwright_document::{Node, Piece, Text, Words, listed, shown};
+use labwright_document::{Kind, Node, Piece, Text, Words, listed, shown};
 
 use crate::load::Origin;
 use crate::value::{Part, Value};
@@ -70,9 +70,9 @@ const ELSEWHERE: [(&str, &str); 19] = [
     ("disk", "the disk's size stands in the recipe; a root disk that stays is `kubevirt: {storage: {size: 20Gi}}`"),
     ("environment", "the key is `env`"),
     ("expose", "the key is `access: [{name: site, type: http, port: 8080}]`"),
-    ("idle", "reserved until something can observe that a session is idle; `expires` ends it after a time"),
+    ("idle", "reserved until something can observe that a session is idle"),
     ("memory", "the key is `resources: {cpus: 2, memory: 4Gi}`"),
-    ("on_idle", "reserved until something can observe that a session is idle; `expires` ends it after a time"),
+    ("on_idle", "reserved until something can observe that a session is idle"),
     ("passwd", "the key is `password: \"${{ secrets.NAME }}\"`"),
     ("plain_text_passwd", "the key is `password: \"${{ secrets.NAME }}\"`"),
     ("ports", "the key is `access: [{name: site, type: http, port: 8080}]`"),
@@ -123,17 +123,17 @@ fn refer(decoder: &mut Decoder<'_>, name: &Text, what: &str, known: &[Text]) -> 
     None
 }
 
-/// The names that the items of a list give under `name`, as they stand: also those of items that have other mistakes,
-/// whose uses are not wrong.
-fn names_in(node: Option<&Node>) -> Vec<Text> {
-    let Some(labwright_document::Kind::Sequence(items)) = node.map(|node| &node.kind) else { return Vec::new() };
-    let name = |item: &Node| {
-        let labwright_document::Kind::Mapping(entries) = &item.kind else { return None };
-        let (_, node) = entries.iter().find(|(key, _)| key.name == "name")?;
-        match &node.kind {
-            labwright_document::Kind::Scalar(scalar) => Some(Text { value: scalar.value.clone(), span: node.span }),
-            _ => None,
+/// The names that the items of a list give under `name`, as far as they can be read: also those of items that have other
+/// mistakes, whose uses are not wrong.
+fn names_in(decoder: &mut Decoder<'_>, node: Option<&Node>) -> Vec<Text> {
+    let Some(Kind::Sequence(items)) = node.map(|node| &node.kind) else { return Vec::new() };
+    let mut names = Vec::new();
+    for item in items {
+        let Kind::Mapping(entries) = &item.kind else { continue };
+        if let Some((_, node)) = entries.iter().find(|(key, _)| key.name == "name") {
+            // What is wrong with it is said once, wherever it is read.
+            names.extend(decoder.text(node, "`name`"));
         }
-    };
-    items.iter().filter_map(name).collect()
+    }
+    names
 }

@@ -30,7 +30,7 @@ pub(super) fn networks(decoder: &mut Decoder<'_>, node: Option<&Node>) -> Networ
         let only = Network { name: IMPLICIT.to_owned(), cidr: None, internet: false, attachment: None };
         return Networks { declared: vec![only], ..Networks::default() };
     };
-    let mut networks = Networks { names: super::names_in(Some(node)), ..Networks::default() };
+    let mut networks = Networks { names: super::names_in(decoder, Some(node)), ..Networks::default() };
     let mut seen = Vec::new();
     for item in decoder.list(node, "`networks`").unwrap_or_default() {
         let Some(fields) = decoder.fields(item, "a network", &KEYS) else { continue };

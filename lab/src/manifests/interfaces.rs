@@ -46,23 +46,15 @@ impl Interfaces {
         }
     }
 
-    /// Whether cloud-init must be told about the cards. With one only, it asks DHCP on its own.
-    pub(super) fn need_configuration(&self) -> bool {
-        !self.attached.is_empty()
-    }
-
     /// `spec.domain.devices.interfaces`.
     ///
     /// There is no list of ports: with one, KubeVirt forwards these only, and other machines of the lab would reach no
     /// other. NetworkPolicies say who reaches which.
     pub(super) fn devices(&self) -> Vec<Map> {
-        let card = |name: &str, mac: Option<&String>| Map::new().with("name", name).with_some("macAddress", mac);
-        let pod_mac = self.need_configuration().then_some(&self.pod_mac);
-        let pod = card(&self.pod, pod_mac).with("masquerade", Map::new());
+        let card = |name: &str, mac: &str| Map::new().with("name", name).with("macAddress", mac);
+        let pod = card(&self.pod, &self.pod_mac).with("masquerade", Map::new());
         let attached = self.attached.iter();
-        std::iter::once(pod)
-            .chain(attached.map(|on| card(&on.name, Some(&on.card.mac)).with("bridge", Map::new())))
-            .collect()
+        std::iter::once(pod).chain(attached.map(|on| card(&on.name, &on.card.mac).with("bridge", Map::new()))).collect()
     }
 
     /// `spec.networks`.
@@ -74,11 +66,11 @@ impl Interfaces {
         std::iter::once(pod).chain(self.attached.iter().map(multus)).collect()
     }
 
-    /// The network-config that cloud-init needs, if any.
-    pub(super) fn network_config(&self) -> Option<String> {
+    /// The network-config for cloud-init: also with one card, so that names without a dot are found.
+    pub(super) fn network_config(&self) -> String {
         let pod = Card { mac: self.pod_mac.clone(), address: None };
         let cards: Vec<Card> = std::iter::once(pod).chain(self.attached.iter().map(|on| on.card.clone())).collect();
-        self.need_configuration().then(|| labwright_cloud_init::network_config_of(&cards))
+        labwright_cloud_init::network_config_of(&cards)
     }
 }
 

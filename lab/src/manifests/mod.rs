@@ -83,6 +83,31 @@ pub fn session_secrets(
     secrets::secrets(Context { locked: lab, options }, value)
 }
 
+/// What a lab must not be given with these options: the operator's own Secrets, which its author could read in a machine.
+pub fn forbidden(lab: &LockedLab, options: &Options) -> Vec<String> {
+    let tls = options.routes.as_ref().and_then(|routes| match &routes.router {
+        Router::Ingress { tls: Tls::Secret(secret), .. } | Router::Traefik { tls: Tls::Secret(secret), .. } => {
+            Some(secret)
+        }
+        _ => None,
+    });
+    let own: Vec<&String> = options.pull_secret.iter().chain(tls).collect();
+    let mut found = Vec::new();
+    for machine in &lab.lab().machines {
+        for volume in machine.vm().map(|vm| vm.settings.volumes.as_slice()).unwrap_or_default() {
+            if let crate::resolved::VolumeSource::Secret(secret) = &volume.source
+                && own.contains(&secret)
+            {
+                found.push(format!(
+                    "machine `{}` would be given the Secret `{secret}`, which is the operator's",
+                    machine.name
+                ));
+            }
+        }
+    }
+    found
+}
+
 /// Where browsers find the doors of the machines, if there are routes; in the order of the lab, each machine's front door
 /// before its other ports.
 pub fn addresses(lab: &LockedLab, options: &Options) -> Vec<Address> {

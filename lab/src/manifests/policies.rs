@@ -9,7 +9,9 @@ use crate::resolved::Network;
 
 /// What is not the internet: private, shared and link-local ranges, in which clusters, nodes and clouds' metadata are, and
 /// two more that are nowhere on the internet and that clusters take for pods (RFC 2544's, and class E).
-const NOT_INTERNET_4: [&str; 7] = [
+const NOT_INTERNET_4: [&str; 8] = [
+    // Azure's platform, a public address only by its looks.
+    "168.63.129.16/32",
     "10.0.0.0/8",
     "172.16.0.0/12",
     "192.168.0.0/16",
@@ -18,7 +20,8 @@ const NOT_INTERNET_4: [&str; 7] = [
     "198.18.0.0/15",
     "240.0.0.0/4",
 ];
-const NOT_INTERNET_6: [&str; 2] = ["fc00::/7", "fe80::/10"];
+/// Also what leads to private IPv4 addresses, by NAT64 and 6to4.
+const NOT_INTERNET_6: [&str; 4] = ["fc00::/7", "fe80::/10", "64:ff9b::/96", "2002::/16"];
 
 /// Where CDI's importer tells its progress.
 const IMPORTER_METRICS: u16 = 8443;

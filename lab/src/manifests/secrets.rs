@@ -71,7 +71,7 @@ fn cloud_init(
     };
     let data = Map::new()
         .with("userdata", user_data(&session))
-        .with_some("networkdata", Interfaces::of(context, machine).network_config());
+        .with("networkdata", Interfaces::of(context, machine).network_config());
     Ok(secret(context, machine, cloud_init_secret(machine), "What cloud-init gives to this machine at boot.", data))
 }
 

@@ -68,6 +68,6 @@ fn template(context: Context<'_>, machine: &Machine, vm: &Vm) -> Map {
         .with("domain", domain)
         .with("networks", interfaces.networks())
         .with_some("readinessProbe", probe::readiness(context, machine))
-        .with("volumes", volumes::volumes(context, machine, settings, interfaces.need_configuration()));
+        .with("volumes", volumes::volumes(context, machine, settings));
     Map::new().with("metadata", Map::new().with("labels", context.pod_labels(machine))).with("spec", spec)
 }

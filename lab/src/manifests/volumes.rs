@@ -91,7 +91,7 @@ pub(super) fn disks(settings: &VmSettings) -> Vec<Map> {
 }
 
 /// `spec.volumes`.
-pub(super) fn volumes(context: Context<'_>, machine: &Machine, settings: &VmSettings, network_data: bool) -> Vec<Map> {
+pub(super) fn volumes(context: Context<'_>, machine: &Machine, settings: &VmSettings) -> Vec<Map> {
     let options = context.options;
     let root = Map::new().with("name", ROOT);
     let root = match settings.storage {
@@ -106,7 +106,7 @@ pub(super) fn volumes(context: Context<'_>, machine: &Machine, settings: &VmSett
     };
     // In a Secret, because KubeVirt takes no more than 2048 bytes in the machine itself, and because of what is in it.
     let secret = || Map::new().with("name", cloud_init_secret(machine));
-    let seed = Map::new().with("secretRef", secret()).with_some("networkDataSecretRef", network_data.then(secret));
+    let seed = Map::new().with("secretRef", secret()).with("networkDataSecretRef", secret());
     let seed = Map::new().with("name", CLOUD_INIT).with("cloudInitNoCloud", seed);
     std::iter::once(root).chain(settings.volumes.iter().map(further)).chain([seed]).collect()
 }

@@ -48,6 +48,16 @@ fn virtual_machine(context: Context<'_>, machine: &Machine, vm: &Vm, warnings: &
         }
         warnings.push(format!("machine `{name}`: its disk needs CDI and a StorageClass in the cluster"));
     }
+    for volume in &settings.volumes {
+        let (kind, object) = match &volume.source {
+            VolumeSource::EmptyDisk(_) => continue,
+            VolumeSource::Ephemeral(object) | VolumeSource::Claim(object) => ("PersistentVolumeClaim", object),
+            VolumeSource::ConfigMap(object) => ("ConfigMap", object),
+            VolumeSource::Secret(object) => ("Secret", object),
+            VolumeSource::ServiceAccount(object) => ("token of the ServiceAccount", object),
+        };
+        warnings.push(format!("machine `{name}`: it is given the {kind} `{object}` of the session's namespace"));
+    }
     let accounts =
         settings.volumes.iter().filter(|volume| matches!(volume.source, VolumeSource::ServiceAccount(_))).count();
     if accounts > 1 {
@@ -100,7 +110,7 @@ fn networks(context: Context<'_>, warnings: &mut Vec<String>) {
         let Some(attachment) = &network.attachment else { continue };
         warnings.push(format!(
             "network `{}`: needs Multus and the NetworkAttachmentDefinition `{attachment}`; NetworkPolicies do not hold on \
-             it, and sessions that share it share the network",
+             it, and sessions of this lab that share it have the same MAC addresses and fixed addresses there",
             network.name
         ));
     }
@@ -131,6 +141,13 @@ fn session(context: Context<'_>, warnings: &mut Vec<String>) {
     };
     if let (Some(kind), Some([])) = (kind, options.service.clients()) {
         warnings.push(format!("{kind} without a range of clients: nobody comes to the doors by them"));
+    }
+    if let Some(expires) = context.lab().session.expires {
+        warnings.push(format!(
+            "nothing on the cluster ends the session after {} minutes by itself: delete the namespace, or let something read \
+             its annotation labwright.dev/expires-after",
+            expires.as_secs() / 60
+        ));
     }
     let Some(routes) = &options.routes else { return };
     if let Router::Ingress { tls: Tls::Off, .. } | Router::Traefik { tls: Tls::Off, .. } = routes.router {
