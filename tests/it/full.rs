@@ -100,7 +100,8 @@ fn starved_of_packages(runner: &str) {
         world.assert_believable();
         assert_eq!(files(&home.join("work")), Vec::<PathBuf>::new(), "{what}");
         let kept: Vec<String> = world.layers().into_iter().map(|(step, ..)| step).collect();
-        assert_eq!(kept, ["disk"], "{what}");
+        // What was unpacked before the disk was full is whole, as was checked.
+        assert!(kept == ["disk"] || (moment == "unpacked" && kept == ["disk", "packages"]), "{kept:?}: {what}");
         eprintln!("{runner}, full while a package is {moment}: {}", words.lines().last().unwrap_or_default());
     }
     world.build_well(&["--runner", runner]);
