@@ -111,13 +111,12 @@ pub fn network_config_of(cards: &[Card]) -> String {
     let cards = cards.iter().enumerate().map(|(at, card)| {
         let name = format!("eth{at}");
         let mut config = json!({"match": {"macaddress": card.mac}, "set-name": name});
-        match &card.address {
-            Some(address) => config["addresses"] = json!([address]),
-            None => {
-                config["dhcp4"] = json!(true);
-                if at == 0 {
-                    config["dhcp4-overrides"] = json!({"use-domains": true});
-                }
+        if let Some(address) = &card.address {
+            config["addresses"] = json!([address]);
+        } else {
+            config["dhcp4"] = json!(true);
+            if at == 0 {
+                config["dhcp4-overrides"] = json!({"use-domains": true});
             }
         }
         (name, config)

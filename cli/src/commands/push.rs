@@ -48,7 +48,7 @@ pub(super) fn run(args: &Push, context: &Context<'_>) -> Result<(), CommandError
 /// The lab's file, if the text is the path of one: it begins as a path does, or there is a directory with a lab.
 fn lab_path(text: &str) -> Result<Option<PathBuf>, CommandError> {
     let path = Path::new(text);
-    let is_document = text.ends_with(".yaml") && path.is_file();
+    let is_document = path.extension().is_some_and(|extension| extension == "yaml") && path.is_file();
     if !text.starts_with(['.', '/']) && !is_document && !path.join(documents::LAB).is_file() {
         return Ok(None);
     }

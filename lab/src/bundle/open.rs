@@ -134,10 +134,15 @@ enum Place {
     Nowhere,
 }
 
+/// Whether a file is called as those that we write are, capitals included.
+fn is_yaml(file: &str) -> bool {
+    Path::new(file).extension().is_some_and(|extension| extension == "yaml")
+}
+
 fn place(file: &str) -> Place {
     let in_dir = |dir: &str| {
         let name = file.strip_prefix(dir).and_then(|rest| rest.strip_prefix('/'));
-        name.is_some_and(|name| name.ends_with(".yaml") && !name.contains('/'))
+        name.is_some_and(|name| is_yaml(name) && !name.contains('/'))
     };
     match file {
         "README.md" | ".imgpkg/images.yml" => Place::Text,
@@ -146,7 +151,7 @@ fn place(file: &str) -> Place {
         _ if ["manifests", "secrets", "routes/gateway", "routes/ingress", "routes/traefik"].into_iter().any(in_dir) => {
             Place::Manifests
         }
-        _ if file.starts_with("flux-") && file.ends_with(".yaml") && !file.contains('/') => Place::Manifests,
+        _ if file.starts_with("flux-") && is_yaml(file) && !file.contains('/') => Place::Manifests,
         _ => Place::Nowhere,
     }
 }
@@ -212,7 +217,7 @@ fn kustomization(document: &serde_json::Value) -> Result<(), String> {
     for path in items("resources").map(text).chain(patches) {
         let below = Path::new(&path);
         let plain = !path.is_empty()
-            && path.ends_with(".yaml")
+            && is_yaml(&path)
             && path != "kustomizeconfig.yaml"
             && below.components().all(|part| matches!(part, Component::Normal(_)))
             && !path.contains(':')
