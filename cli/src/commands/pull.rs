@@ -13,6 +13,9 @@ pub(super) fn run(args: &Pull, context: &Context<'_>) -> Result<(), CommandError
         let text = format!("`{}` is the name of an image in the local store already", args.image);
         return Err(CommandError::sentence(Kind::Usage, text).hint("write HOST/REPOSITORY[:TAG]"));
     }
+    if let Some(other) = args.name.as_ref().filter(|name| !matches!(name, ImageRef::Local { .. })) {
+        return Err(no_name(other));
+    }
     let images = image::images(context, &args.registries, std::slice::from_ref(&args.image))?;
     if let Some(Published { inspection, config }) = published::look(&args.image, &images, context)? {
         if args.arch.is_some() {
