@@ -86,13 +86,7 @@ fn unpack(input: &Path, cancel: &Cancel) -> Result<()> {
         }
         Ok(())
     };
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-    })?;
+    repack::on_all_processors(work)?;
     let sizes = sizes.into_inner().expect("no holder of this lock panics");
     for entry in fs_err::read_dir(&lists)? {
         let path = entry?.path();

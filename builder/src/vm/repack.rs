@@ -69,6 +69,17 @@ fn repack(from: &Path, to: &Path) -> Result<u64, PackageError> {
     Ok(size)
 }
 
+/// Runs the same work on each processor, which shares out what there is to do; the first failure, once all have ended.
+pub(super) fn on_all_processors<E: Send>(work: impl Fn() -> Result<(), E> + Copy + Send) -> Result<(), E> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::package::tests::package;

@@ -186,13 +186,7 @@ impl Supplier<'_> {
             }
             Ok(())
         };
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            workers
-                .into_iter()
-                .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })?;
+        repack::on_all_processors(work)?;
         Ok(sizes.into_inner().expect("no holder of this lock panics"))
     }
 }
