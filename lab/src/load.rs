@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use labwright_core::{AccessKind, ByteSize, Diagnostic, Diagnostics, ImageFacts, SourceFile, Span, did_you_mean};
+use labwright_core::{AccessKind, ByteSize, Diagnostic, Diagnostics, ImageFacts, SourceFile, did_you_mean};
 use labwright_document::{Files, Kind, Node, listed, parse, sorted};
 
 use crate::decode::{self, Context, Decoder, ImageUse, WORDS};
 use crate::lock::{LockedImage, LockedLab};
-use crate::resolved::{Lab, MachineKind};
+use crate::resolved::Lab;
 
 /// Where a lab's text comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,11 +126,6 @@ pub fn to_json(name: &str, text: &str) -> Result<serde_json::Value, Diagnostics>
 }
 
 impl Loaded {
-    /// Where the lab names a machine's image, for messages about it.
-    pub fn image_span(&self, machine: &str) -> Span {
-        self.uses.iter().find(|one| one.machine == machine).map(|one| one.image).unwrap_or_default()
-    }
-
     /// What is wrong between the lab and the images of its virtual machines, as far as the images are known: a machine
     /// without an entry in `images` is left out. `None` in it is an image that says nothing of itself.
     pub fn check_images(&self, images: &BTreeMap<String, Option<ImageOffer>>) -> Diagnostics {
@@ -159,11 +154,6 @@ impl Loaded {
             assert!(images.contains_key(&machine.name), "every machine has an image");
         }
         Ok(LockedLab::new(self.lab, images))
-    }
-
-    /// Whether a machine of this name is a container.
-    pub fn is_container(&self, machine: &str) -> bool {
-        self.lab.machine(machine).is_some_and(|machine| matches!(machine.kind, MachineKind::Container(_)))
     }
 }
 

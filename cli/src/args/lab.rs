@@ -16,7 +16,8 @@ Examples:
       --gateway gateway-system/labs --router-namespace envoy-gateway-system registry.example/labs/scan:0.1.0
   labwright render --secrets new registry.example/labs/scan:0.1.0 | kubectl apply -f -
 
-Every image is named by digest. Nothing is asked of a cluster, and the same lab gives the same text.")]
+Every image is named by digest. Nothing is asked of a cluster, and the same lab gives the same text,
+apart from values that `--secrets new` makes.")]
 pub struct Render {
     /// A lab or the directory that holds one, built before; or a published lab
     #[arg(default_value = ".", value_name = "PATH|REF")]

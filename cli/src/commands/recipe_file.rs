@@ -22,7 +22,7 @@ pub(super) fn find(path: &Path) -> Result<PathBuf, CommandError> {
     if path.join(documents::LAB).is_file() {
         let text = format!("{} is a lab, and this is for recipes", path.display());
         return Err(CommandError::sentence(Kind::Input, text).hint(
-            "name the directory of the recipe of one of its machines; `check`, `build`, `push` and `render` take labs",
+            "name the directory of the recipe of one of its machines; `check`, `plan`, `build`, `push` and `render` take labs",
         ));
     }
     Err(documents::missing(if path.is_dir() {

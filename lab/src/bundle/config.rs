@@ -11,11 +11,6 @@ use crate::resolved::{AccessSpec, Lab};
 use crate::rules::is_reserved_namespace;
 use crate::{LockedLab, load::Loaded};
 
-/// The media type of a bundle's config.
-pub const CONFIG_MEDIA_TYPE: &str = "application/vnd.labwright.lab.config.v1+json";
-/// What kind of artifact a bundle is.
-pub const ARTIFACT_TYPE: &str = "application/vnd.labwright.lab.v1";
-
 /// The version of the config's form.
 const VERSION: u32 = 1;
 

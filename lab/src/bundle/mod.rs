@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use labwright_document::{Files, LocalPath};
 
 pub use chart::{Chart, chart};
-pub use config::{ARTIFACT_TYPE, CONFIG_MEDIA_TYPE, Config, InvalidConfig, MachineConfig};
+pub use config::{Config, InvalidConfig, MachineConfig};
 pub use open::{InvalidBundle, open};
 use placeholders::Placeholders;
 

@@ -51,7 +51,7 @@ pub enum InvalidBundle {
 }
 
 /// The kinds of objects that a lab consists of.
-const KINDS: [(&str, &str); 14] = [
+const KINDS: [(&str, &str); 13] = [
     ("v1", "Namespace"),
     ("v1", "Pod"),
     ("v1", "ResourceQuota"),
@@ -65,7 +65,6 @@ const KINDS: [(&str, &str); 14] = [
     ("rbac.authorization.k8s.io/v1", "Role"),
     ("rbac.authorization.k8s.io/v1", "RoleBinding"),
     ("traefik.io/v1alpha1", "IngressRoute"),
-    ("cdi.kubevirt.io/v1beta1", "DataVolume"),
 ];
 
 /// The files of a bundle, below the lab's directory.

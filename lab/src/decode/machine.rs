@@ -121,11 +121,9 @@ fn machine(
     let (name, image) = (name?, image?);
     let kind = match kind {
         MachineType::Vm => {
-            let place = image_node.map(|node| node.span).unwrap_or_default();
             let size = settings.storage.as_ref().and_then(|storage| storage.size).zip(size);
             decoder.context.uses.push(ImageUse {
                 machine: name.value.clone(),
-                image: place,
                 recipe: match &image {
                     ImageSource::Recipe(path) => Some(path.written.clone()),
                     ImageSource::Reference(_) => None,

@@ -37,8 +37,6 @@ pub(crate) struct Context {
 pub(crate) struct ImageUse {
     /// The machine.
     pub(crate) machine: String,
-    /// Where its image is named.
-    pub(crate) image: Span,
     /// The ways in that the image must offer.
     pub(crate) access: Vec<(String, Span)>,
     /// Its recipe as the lab writes it, if it has one.
