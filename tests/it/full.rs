@@ -43,6 +43,35 @@ fn machine_meets_a_full_disk_in_each_step() {
     }
 }
 
+/// The machine saw its writes fail; when its command gives up, there is room again, so that only QEMU still knows why.
+#[test]
+fn machine_remembers_that_the_disk_was_full() {
+    if !(can_build() && can_emulate()) {
+        return;
+    }
+    let world = World::new(
+        "full-before",
+        "disk: {size: 640Mi}\n\
+         runcmd: ['echo ready; sleep 3; dd if=/dev/urandom of=/opt/large bs=1M count=32 oflag=direct || echo refused; sleep 5; exit 1']\n",
+    );
+    let home = world.home();
+    fs_err::create_dir(&home).unwrap();
+    let unmount = Unmount(&home);
+    tool("mount", &["-t", "tmpfs", "-o", "size=320m", "tmpfs", text(&home)]);
+    share_kernel(&home);
+    let (filler, said) = (home.join("filler"), world.lab.path().join("stderr"));
+    let mut build = world.start(&["--runner", "vm"]);
+    wait_for(&mut build, &said, r#""line":"ready""#);
+    fill(&home, &filler, 0);
+    assert!(wait_for(&mut build, &said, r#""line":"refused""#), "{}", fs_err::read_to_string(&said).unwrap());
+    fs_err::remove_file(&filler).unwrap();
+    let code = build.wait().unwrap().code();
+    let words = fs_err::read_to_string(&said).unwrap();
+    assert_eq!(code, Some(3), "{words}");
+    assert!(words.contains(&format!("the disk that holds {}/work/", text(&home))), "{words}");
+    drop(unmount);
+}
+
 #[test]
 fn build_meets_a_full_disk_while_packages_are_installed() {
     if can_build() && can_publish() {

@@ -73,12 +73,19 @@ impl Failed {
 
     /// The same failure, explained if the host's disk below the build is full: programs in the guest only see a disk
     /// that fails or that became read-only.
-    pub(crate) fn unless_full(mut self, work: Option<&Path>) -> Self {
-        if let Some(work) = work
-            && is_full(work)
-        {
-            self.kind = FailureKind::Host;
-            self.chain.push(format!("the disk that holds {} is full", work.display()));
+    pub(crate) fn unless_full(self, work: Option<&Path>) -> Self {
+        match work {
+            Some(work) if is_full(work) => self.on_full_disk(work),
+            _ => self,
+        }
+    }
+
+    /// The same failure, explained by the host's disk below the build.
+    pub(crate) fn on_full_disk(mut self, work: &Path) -> Self {
+        self.kind = FailureKind::Host;
+        let reason = format!("the disk that holds {} is full", work.display());
+        if !self.chain.contains(&reason) {
+            self.chain.push(reason);
         }
         self
     }

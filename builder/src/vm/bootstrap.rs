@@ -12,7 +12,7 @@ use labwright_core::{Cancel, Reporter};
 use labwright_guest::protocol::{Action, Bind, Command, Request};
 use labwright_vm::{Drive, Internet};
 
-use super::session::{Result, Session, VmError, explain, shared};
+use super::session::{Failed, Result, Session, VmError, explain, shared};
 use super::{VmRunner, index, repack};
 use crate::chroot::{SessionError, worker};
 use crate::layer_files::LayerFiles;
@@ -29,7 +29,7 @@ impl Session {
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> std::result::Result<(), SessionError> {
-        explain(work, install(runner, stage, work, reporter, cancel))
+        explain(work, install(runner, stage, work, reporter, cancel), false)
     }
 }
 
@@ -55,9 +55,11 @@ fn install(
         guest: stage.shown_at.parse().expect("a constant that is a path"),
         read_only: false,
     }];
-    let outcome = session.guest(request, &[], false, reporter, cancel)?;
-    worker::reports(outcome).map_err(shared)?;
-    session.expect_done(&Order::Commit { trim: true }, "write everything to the disk", cancel)?;
+    let done = session
+        .guest(request, &[], false, reporter, cancel)
+        .and_then(|outcome| worker::reports(outcome).map_err(shared))
+        .and_then(|_| session.expect_done(&Order::Commit { trim: true }, "write everything to the disk", cancel));
+    session.explained(done).map_err(Failed)?;
     session.machine.kill()?;
     Ok(())
 }

@@ -33,7 +33,7 @@ impl Session {
         cancel: &Cancel,
     ) -> std::result::Result<Vec<Leak>, SessionError> {
         let result = self.find(secrets, cancel);
-        explain(&self.work, result)
+        self.explained(result)
     }
 
     fn find(&mut self, secrets: &[NamedSecret], cancel: &Cancel) -> Result<Vec<Leak>> {
@@ -71,7 +71,7 @@ impl Session {
         cancel: &Cancel,
     ) -> std::result::Result<Vec<Finding>, SessionError> {
         let work = order.work.clone();
-        explain(&work, audit(runner, order, reporter, cancel))
+        explain(&work, audit(runner, order, reporter, cancel), false)
     }
 }
 

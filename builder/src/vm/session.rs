@@ -149,7 +149,7 @@ impl Session {
         cancel: &Cancel,
     ) -> std::result::Result<(Self, wire::Opened), SessionError> {
         let work = open.work.clone();
-        explain(&work, Self::start(runner, open, reporter, cancel))
+        explain(&work, Self::start(runner, open, reporter, cancel), false)
     }
 
     fn start(
@@ -213,14 +213,21 @@ impl Session {
                     return Ok((session, root));
                 }
                 Ok(_) => return Err(VmError::Confused.into()),
-                Err(error) => return Err(error),
+                // What the machine knows about the host's disk ends with it.
+                Err(error) => return session.explained(Err(error)).map_err(Failed),
             }
         }
     }
 
+    /// The same result, explained if the host's disk below the build is full, or was when the machine wrote to it.
+    pub(super) fn explained<T>(&mut self, result: Result<T>) -> std::result::Result<T, SessionError> {
+        let is_full = result.is_err() && self.machine.lacked_room();
+        explain(&self.work, result, is_full)
+    }
+
     pub(crate) fn grow(&mut self, cancel: &Cancel) -> std::result::Result<(), SessionError> {
         let result = self.expect_done(&Order::Grow, "grow the disk", cancel);
-        explain(&self.work, result)
+        self.explained(result)
     }
 
     pub(crate) fn step(
@@ -230,7 +237,7 @@ impl Session {
         cancel: &Cancel,
     ) -> std::result::Result<Vec<serde_json::Value>, SessionError> {
         let result = self.run_step(step, false, reporter, cancel);
-        explain(&self.work, result.and_then(|outcome| worker::reports(outcome).map_err(shared)))
+        self.explained(result.and_then(|outcome| worker::reports(outcome).map_err(shared)))
     }
 
     pub(super) fn run_step(
@@ -418,7 +425,7 @@ impl Session {
         cancel: &Cancel,
     ) -> std::result::Result<(), SessionError> {
         let result = self.snapshot(next, finished_as, cancel);
-        explain(&self.work, result)
+        self.explained(result)
     }
 
     fn snapshot(&mut self, next: &Path, finished_as: String, cancel: &Cancel) -> Result<()> {
@@ -440,7 +447,7 @@ impl Session {
         cancel: &Cancel,
     ) -> std::result::Result<wire::Flattened, SessionError> {
         let result = self.write(destination, compression, reporter, cancel);
-        explain(&self.work, result)
+        self.explained(result)
     }
 
     fn write(
@@ -523,18 +530,19 @@ pub(super) fn shared(failed: worker::Failed) -> Failed {
     Failed(SessionError::Failed { kind: failed.kind, chain: failed.chain })
 }
 
-/// Says so if the host's disk below the build is full: the machine only sees a disk that fails.
-pub(super) fn explain<T>(work: &Path, result: Result<T>) -> std::result::Result<T, SessionError> {
-    result.map_err(|Failed(error)| match error {
-        SessionError::Failed { kind, chain } => {
-            let failed = worker::Failed { kind, chain }.unless_full(Some(work));
-            SessionError::Failed { kind: failed.kind, chain: failed.chain }
+/// Says so if the host's disk below the build is full, or is known to have been: the machine only sees a disk that fails.
+pub(super) fn explain<T>(work: &Path, result: Result<T>, is_full: bool) -> std::result::Result<T, SessionError> {
+    result.map_err(|Failed(error)| {
+        if !is_full && !worker::is_full(work) {
+            return error;
         }
-        SessionError::Machine(error) if worker::is_full(work) => {
-            let failed = worker::Failed { kind: FailureKind::Host, chain: causes(&*error) }.unless_full(Some(work));
-            SessionError::Failed { kind: failed.kind, chain: failed.chain }
-        }
-        other => other,
+        let failed = match error {
+            SessionError::Failed { kind, chain } => worker::Failed { kind, chain },
+            SessionError::Machine(error) => worker::Failed { kind: FailureKind::Host, chain: causes(&*error) },
+            other => return other,
+        };
+        let failed = failed.on_full_disk(work);
+        SessionError::Failed { kind: failed.kind, chain: failed.chain }
     })
 }
 

@@ -26,6 +26,9 @@ const SOCKET_WAIT: Duration = Duration::from_secs(30);
 /// How long QEMU may take to end after it was told to.
 const QUIT_WAIT: Duration = Duration::from_secs(5);
 
+/// What QEMU says of `ENOSPC`, in the C locale that our tools run in.
+const NO_SPACE: &str = "No space left on device";
+
 /// How many lines of the console an error shows.
 const ERROR_LINES: usize = 20;
 
@@ -44,6 +47,8 @@ pub struct RunningMachine {
     tops: Vec<(String, PathBuf)>,
     /// How many snapshots were made.
     snapshots: usize,
+    /// Whether the host's disk had no room for what the guest wrote.
+    lacked_room: bool,
 }
 
 /// What it took to end a machine.
@@ -91,7 +96,7 @@ impl RunningMachine {
         let watch = Watch::new(&machine.console_log);
         let disks = machine.disks.iter().enumerate();
         let tops = disks.map(|(index, drive)| (format!("disk{index}"), drive.path.clone())).collect();
-        Ok(Self { machine, process, qmp, started, watch, tops, snapshots: 0 })
+        Ok(Self { machine, process, qmp, started, watch, tops, snapshots: 0, lacked_room: false })
     }
 
     /// What runs.
@@ -112,6 +117,19 @@ impl RunningMachine {
     /// The control channel.
     pub fn qmp(&mut self) -> &mut Qmp {
         &mut self.qmp
+    }
+
+    /// Whether the host's disk had no room for something that the guest wrote since the start, which it saw fail.
+    ///
+    /// This takes what events QEMU has reported so far. Source: QEMU QMP Reference, `BLOCK_IO_ERROR`.
+    pub fn lacked_room(&mut self) -> bool {
+        while let Ok(Some(event)) = self.qmp.next_event(POLL) {
+            let data = &event["data"];
+            // A disk whose failed writes are reported to the guest has the reason in words only.
+            let no_space = data["nospace"] == true || data["reason"] == NO_SPACE;
+            self.lacked_room |= event["event"] == "BLOCK_IO_ERROR" && no_space;
+        }
+        self.lacked_room
     }
 
     /// The last lines of the console; empty if it cannot be read.
