@@ -7,11 +7,11 @@
 //! Main types: [`Base`], [`Cache`], [`Bootstrap`] and [`Installer`], [`Entry`] (a name of the catalogue), [`Source`] and [`Lock`].
 //!
 //! ```no_run
-//! use labwright_base_images::{Bootstrap, BootstrapError, Cache, Installer, Suite, bootstrap};
+//! use labwright_base_images::{Bootstrap, BootstrapError, Cache, Installer, Suite, Variant, bootstrap};
 //! use labwright_core::{Arch, Cancel, Quiet};
 //!
 //! let cache = Cache::open("/var/cache/labwright/bases")?;
-//! let spec = Bootstrap { suite: Suite::Trixie, arch: Arch::Amd64 };
+//! let spec = Bootstrap { suite: Suite::Trixie, arch: Arch::Amd64, variant: Variant::Cloud };
 //! let base = bootstrap::<BootstrapError>(&spec, &Installer::Chroot, &cache, &Quiet, &Cancel::new())?;
 //! assert_eq!(base.virtual_size.to_string(), "3Gi");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -29,7 +29,7 @@ mod signature;
 
 pub use base::{Base, DiskFormat};
 pub use bootstrap::{
-    Bootstrap, BootstrapError, Installer, SecondStage, Suite, UnknownSuite, bootstrap, chroot_obstacle,
+    Bootstrap, BootstrapError, Installer, SecondStage, Suite, UnknownSuite, Variant, bootstrap, chroot_obstacle,
 };
 pub use cache::{Cache, CacheError, Origin};
 pub use catalog::{CatalogError, Checksums, Entry, Pinning, Place, Signature, UnknownBase, catalog, find_entry};

@@ -1,4 +1,4 @@
-//! Why a build, an audit or a bootstrap failed.
+//! Why a build, a look at a finished disk or a bootstrap failed.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,11 +10,11 @@ use crate::home::HomeError;
 use crate::layers::LayerError;
 use crate::plan::StepKind;
 
-/// Why a disk could not be looked at.
+/// Why a finished disk could not be looked at.
 #[derive(Debug, thiserror::Error)]
-pub enum AuditError {
+pub enum ReadError {
     /// A directory of the builder cannot be used; the source has the path.
-    #[error("could not make a place for the audit")]
+    #[error("could not make a place to look at the disk")]
     Work(#[from] io::Error),
     /// The disk could not be opened, mounted or read.
     #[error("could not look at the disk")]
@@ -83,7 +83,7 @@ pub enum BuildError {
     Cancelled(#[from] Cancelled),
 }
 
-impl AuditError {
+impl ReadError {
     /// Why the disk can be looked at by the vm runner only, if that is what went wrong: a fragment for people.
     pub fn needs_machine(&self) -> Option<&str> {
         match self {

@@ -1,7 +1,7 @@
 //! Carries out a plan: starts from the longest cached prefix and stores what it makes, step by step.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use labwright_base_images::{DiskFormat, SecondStage};
@@ -9,7 +9,7 @@ use labwright_core::{ByteSize, Cancel, Event, ImageFacts, Mask, NamedSecret, Rep
 use labwright_guest::audit::Finding;
 use labwright_guest::inventory::Inventory;
 
-use crate::build_error::{AuditError, BuildError, InstallError};
+use crate::build_error::{BuildError, InstallError, ReadError};
 use crate::chroot::session::Session as ChrootSession;
 use crate::chroot::wire;
 use crate::history::History;
@@ -113,15 +113,21 @@ struct Built {
     inventory: Inventory,
 }
 
-/// A disk for [`Builder::audit`].
+/// A disk that nobody writes to any more, for [`Builder::audit`] and [`Builder::archive`].
 #[derive(Debug, Clone)]
-pub struct DiskToAudit {
+pub struct FinishedDisk {
     /// The file.
     pub path: PathBuf,
     /// Its format.
     pub format: DiskFormat,
     /// The size of the disk that a guest sees.
     pub size: ByteSize,
+}
+
+impl FinishedDisk {
+    fn file(&self) -> io::Result<wire::BaseFile> {
+        Ok(wire::BaseFile { path: std::path::absolute(&self.path)?, qcow2: self.format == DiskFormat::Qcow2 })
+    }
 }
 
 impl Builder {
@@ -228,16 +234,16 @@ impl Builder {
     /// not be on it either. The chroot runner mounts the disk on the host: a stranger's belongs into the vm runner.
     pub fn audit(
         &self,
-        disk: &DiskToAudit,
+        disk: &FinishedDisk,
         runner: &Runner,
         secrets: &[NamedSecret],
         reporter: &dyn Reporter,
         cancel: &Cancel,
-    ) -> Result<Vec<Finding>, AuditError> {
+    ) -> Result<Vec<Finding>, ReadError> {
         let work = Workdir::create(&self.home.work())?;
         let order = wire::Audit {
             work: work.path().to_owned(),
-            disk: wire::BaseFile { path: std::path::absolute(&disk.path)?, qcow2: disk.format == DiskFormat::Qcow2 },
+            disk: disk.file()?,
             size: disk.size,
             secrets: secrets.to_vec(),
         };
@@ -247,6 +253,31 @@ impl Builder {
         };
         work.close()?;
         Ok(findings)
+    }
+
+    /// Writes the tree of a disk to `destination` as a tar archive, in the form of a layer of a container image. The disk is
+    /// one of ours: the chroot runner mounts it on the host.
+    pub fn archive(
+        &self,
+        disk: &FinishedDisk,
+        runner: &Runner,
+        destination: &Path,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<(), ReadError> {
+        let work = Workdir::create(&self.home.work())?;
+        let order = wire::Archive {
+            work: work.path().to_owned(),
+            disk: disk.file()?,
+            size: disk.size,
+            destination: std::path::absolute(destination)?,
+        };
+        match runner {
+            Runner::Chroot => ChrootSession::archive(&self.program, order, reporter, cancel)?,
+            Runner::Vm(runner) => VmSession::archive(runner, order, reporter, cancel)?,
+        }
+        work.close()?;
+        Ok(())
     }
 
     /// Does the part of a bootstrap that needs root in a machine, which has no network.

@@ -52,9 +52,9 @@ mod sources;
 mod vm;
 mod workdir;
 
-pub use build_error::{AuditError, BuildError, InstallError};
+pub use build_error::{BuildError, InstallError, ReadError};
 pub use chroot::{FailureKind, Leak, SessionError, run_if_asked as run_worker_if_asked};
-pub use engine::{Artifact, BuildOptions, Builder, DiskToAudit, Resolve};
+pub use engine::{Artifact, BuildOptions, Builder, FinishedDisk, Resolve};
 pub use forecast::{Forecast, Known, Reason, Size, SizeFrom, StepForecast, forecast, recall};
 pub use home::{Home, HomeError};
 pub use key::Key;

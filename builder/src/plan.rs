@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use labwright_base_images::{Base, PackageLock};
 use labwright_cloud_init::{InvalidFrontDoor, front_door};
-use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, ImageFacts, PackageFact};
+use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, ImageFacts, ImageForm, PackageFact};
 use labwright_guest::protocol::Action;
 use labwright_recipes::resolved::{self, AccessSpec, FRONT_DOOR_PORT, Recipe};
 use serde::{Deserialize, Serialize};
@@ -356,10 +356,18 @@ impl Plan {
         &self.secrets
     }
 
+    /// The digest of the resolved recipe and of all files that it names.
+    pub fn recipe_digest(&self) -> &Digest {
+        &self.recipe_digest
+    }
+
     /// The facts about the image that this plan makes.
     pub fn facts(&self, extra_packages: Vec<PackageFact>) -> ImageFacts {
         let recipe = &self.recipe;
-        let access: Vec<AccessFact> = self.access.iter().map(access_fact).collect();
+        let form = recipe.output.form();
+        // Of what a disk below offers, a container starts nothing.
+        let ways = self.access.iter().filter(|way| form == ImageForm::ContainerDisk || way.kind() == AccessKind::Http);
+        let access: Vec<AccessFact> = ways.map(access_fact).collect();
         let (base, base_digest) = match &self.below {
             Some(below) => (below.clone(), self.key_of_level(self.levels.len() - 2)),
             None => (self.base.name.clone(), self.base.digest.clone()),
@@ -369,6 +377,7 @@ impl Plan {
             name: recipe.name.clone(),
             version: recipe.version.clone(),
             title: recipe.title.clone(),
+            form,
             arch: self.arch,
             virtual_size: self.size,
             base,

@@ -9,7 +9,7 @@ use labwright_core::{ByteSize, Cancel, Event, PackageFact, Reporter};
 use labwright_guest::audit::Finding;
 use labwright_guest::inventory::Inventory;
 use labwright_guest::protocol::{Bind, Report, Request, Terminal};
-use labwright_recipes::resolved::Compression;
+use labwright_recipes::resolved::{Compression, Output};
 
 use crate::build_error::BuildError;
 use crate::chroot::{Leak, SessionError, wire};
@@ -179,10 +179,11 @@ impl<'a> Run<'a> {
             return Err(BuildError::Leaked { leaks, log: self.log.path().to_owned() });
         }
         self.log.event(Event::Started { step: "compress".to_owned() });
-        let compression = match self.plan.recipe.compression {
-            Compression::Zstd => wire::Compression::Zstd,
-            Compression::Zlib => wire::Compression::Zlib,
-            Compression::None => wire::Compression::None,
+        let compression = match self.plan.recipe.output {
+            Output::Disk { compression: Compression::Zstd } => wire::Compression::Zstd,
+            Output::Disk { compression: Compression::Zlib } => wire::Compression::Zlib,
+            // The tree is read from it once more, and then nobody needs it.
+            Output::Disk { compression: Compression::None } | Output::Container(_) => wire::Compression::None,
         };
         let flattened = session
             .flatten(&work.path().join(DISK), compression, self.log, self.cancel)

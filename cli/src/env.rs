@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 /// Where Labwright keeps its images and caches.
 pub const LABWRIGHT_HOME: &str = "LABWRIGHT_HOME";
+/// A Debian kernel package for the machines that build, where `--appliance-kernel` names none.
+pub const LABWRIGHT_APPLIANCE_KERNEL: &str = "LABWRIGHT_APPLIANCE_KERNEL";
 /// The time, in seconds since 1970, that images carry as their time of creation.
 ///
 /// Source: reproducible-builds.org, "`SOURCE_DATE_EPOCH`".
@@ -50,6 +52,8 @@ pub fn secret(name: &str) -> Option<OsString> {
 pub struct Env {
     /// [`LABWRIGHT_HOME`].
     pub labwright_home: Option<PathBuf>,
+    /// [`LABWRIGHT_APPLIANCE_KERNEL`].
+    pub labwright_appliance_kernel: Option<PathBuf>,
     /// [`SOURCE_DATE_EPOCH`].
     pub source_date_epoch: Option<String>,
     /// [`RUST_LOG`].
@@ -91,6 +95,7 @@ impl Env {
         let absolute = |name: &str| value(name).map(PathBuf::from).filter(|path| path.is_absolute());
         Self {
             labwright_home: value(LABWRIGHT_HOME).map(PathBuf::from),
+            labwright_appliance_kernel: value(LABWRIGHT_APPLIANCE_KERNEL).map(PathBuf::from),
             source_date_epoch: text(SOURCE_DATE_EPOCH),
             rust_log: text(RUST_LOG),
             no_color: value(NO_COLOR).is_some(),

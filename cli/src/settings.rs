@@ -1,6 +1,6 @@
 //! What the environment means: directories and times that commands use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::env::{self, Env};
 use crate::error::{CommandError, Kind};
@@ -10,6 +10,8 @@ use crate::error::{CommandError, Kind};
 pub struct Settings {
     /// Where everything is that Labwright keeps: images, bases, layers, logs.
     pub home: PathBuf,
+    /// The kernel package for machines that build, if the environment names one.
+    pub appliance_kernel: Option<PathBuf>,
     /// The time of creation that images carry, in seconds since 1970.
     pub created: Option<u64>,
     /// Proxies to use while building: lower-case name and value.
@@ -40,7 +42,18 @@ impl Settings {
                     .context(format!("{} is `{text}`, which is not a number of seconds", env::SOURCE_DATE_EPOCH))
             })
         });
-        Ok(Self { home, created: created.transpose()?, proxies: env.proxies.clone(), auth_files: auth_files(env) })
+        Ok(Self {
+            home,
+            appliance_kernel: env.labwright_appliance_kernel.clone(),
+            created: created.transpose()?,
+            proxies: env.proxies.clone(),
+            auth_files: auth_files(env),
+        })
+    }
+
+    /// The kernel package for machines that build: the one that was named, else the environment's.
+    pub fn kernel<'a>(&'a self, named: Option<&'a Path>) -> Option<&'a Path> {
+        named.or(self.appliance_kernel.as_deref())
     }
 
     /// The OCI image layout that `build` writes and `run`, `push` and `inspect` read.

@@ -15,9 +15,12 @@ pub struct ImageFacts {
     /// The title for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
+    /// What the image is for.
+    #[serde(default, skip_serializing_if = "ImageForm::is_disk")]
+    pub form: ImageForm,
     /// The architecture of the disk.
     pub arch: Arch,
-    /// The size that the guest sees.
+    /// The size of the disk that the guest sees, or that the tree of a container was made on.
     pub virtual_size: ByteSize,
     /// What the base was called in the recipe.
     pub base: String,
@@ -38,6 +41,24 @@ pub struct ImageFacts {
     /// Software installed from somewhere else than the base's own package sources.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extra_packages: Vec<PackageFact>,
+}
+
+/// What an image is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ImageForm {
+    /// A containerDisk: a virtual machine boots from the disk in it.
+    #[default]
+    ContainerDisk,
+    /// A container image: it runs as a container.
+    Container,
+}
+
+impl ImageForm {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+    fn is_disk(&self) -> bool {
+        *self == Self::ContainerDisk
+    }
 }
 
 /// One way into a machine.

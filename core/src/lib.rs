@@ -34,7 +34,7 @@ pub use causes::causes;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, SourceFile, Span};
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use event::{Event, Quiet, Reporter};
-pub use facts::{AccessFact, AccessKind, ImageFacts, PackageFact};
+pub use facts::{AccessFact, AccessKind, ImageFacts, ImageForm, PackageFact};
 pub use image_ref::{ImageRef, InvalidImageRef, Registry};
 pub use package::{InvalidLockedPackage, LockedPackage};
 pub use path::{GuestPath, InvalidGuestPath};

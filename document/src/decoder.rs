@@ -169,6 +169,12 @@ impl<'a, C> Decoder<'a, C> {
         None
     }
 
+    /// A list of texts; what is none is told and left out.
+    pub fn words(&mut self, node: &Node, what: &str) -> Vec<String> {
+        let items = self.list(node, what).unwrap_or_default();
+        items.iter().filter_map(|item| self.text(item, "a word of it")).map(|text| text.value).collect()
+    }
+
     /// A text, with its expressions evaluated.
     pub fn text(&mut self, node: &Node, what: &str) -> Option<Text> {
         let scalar = self.plain_text(node, what)?;

@@ -42,6 +42,16 @@ pub fn account(text: &str) -> Rule {
     }
 }
 
+/// A name of an environment variable.
+pub fn env_name(text: &str) -> Rule {
+    let inner = all(text, |byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if inner && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
+        Ok(())
+    } else {
+        Err("a name of an environment variable (letters, digits and `_`)")
+    }
+}
+
 /// A semantic version that is also an OCI tag.
 pub fn version(text: &str) -> Rule {
     match semver::Version::parse(text) {

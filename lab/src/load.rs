@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use labwright_core::{AccessKind, ByteSize, Diagnostic, Diagnostics, ImageFacts, SourceFile, did_you_mean};
+use labwright_core::{AccessKind, ByteSize, Diagnostic, Diagnostics, ImageFacts, ImageForm, SourceFile, did_you_mean};
 use labwright_document::{Files, Kind, Node, listed, parse, sorted};
 
 use crate::decode::{self, Context, Decoder, ImageUse, WORDS};
@@ -35,6 +35,8 @@ pub struct Loaded {
 /// What a lab may want of an image: known from a built image, and before that from its recipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageOffer {
+    /// What the image is for.
+    pub form: ImageForm,
     /// The ways in, by name.
     pub access: Vec<(String, AccessKind)>,
     /// The size that the guest sees, where it is known.
@@ -44,6 +46,7 @@ pub struct ImageOffer {
 impl From<&ImageFacts> for ImageOffer {
     fn from(facts: &ImageFacts) -> Self {
         Self {
+            form: facts.form,
             access: facts.access.iter().map(|access| (access.name.clone(), access.kind)).collect(),
             virtual_size: Some(facts.virtual_size),
         }
@@ -126,7 +129,7 @@ pub fn to_json(name: &str, text: &str) -> Result<serde_json::Value, Diagnostics>
 }
 
 impl Loaded {
-    /// What is wrong between the lab and the images of its virtual machines, as far as the images are known: a machine
+    /// What is wrong between the lab and the images of its machines, as far as the images are known: a machine
     /// without an entry in `images` is left out. `None` in it is an image that says nothing of itself.
     pub fn check_images(&self, images: &BTreeMap<String, Option<ImageOffer>>) -> Diagnostics {
         let mut found = Vec::new();
@@ -166,6 +169,20 @@ fn check_image(file: &Arc<SourceFile>, one: &ImageUse, offer: Option<&ImageOffer
         }));
         return;
     };
+    let (wanted, span) = one.form;
+    if offer.form != wanted {
+        let (what, of, hint) = match wanted {
+            ImageForm::ContainerDisk => ("a virtual machine", "a container image", "write `kind: container`"),
+            ImageForm::Container => (
+                "a container",
+                "the disk of a virtual machine",
+                "write `kind: vm`, or `output: {container: {}}` in its recipe",
+            ),
+        };
+        let message = format!("`{}` is {what}, and its image is {of}", one.machine);
+        found.push(Diagnostic::error(file, span, message).hint(hint));
+        return;
+    }
     let mut behind_door = None;
     for (name, span) in &one.access {
         match offer.access.iter().find(|(offered, _)| offered == name) {

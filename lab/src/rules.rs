@@ -60,16 +60,6 @@ pub(crate) fn kubevirt_version(text: &str) -> Result<KubevirtVersion, Wanted> {
     text.parse().map_err(|_| "a version of KubeVirt that is known (1.5, 1.6, 1.7, 1.8 or 1.9)")
 }
 
-/// A name of an environment variable.
-pub(crate) fn env_name(text: &str) -> Rule {
-    let inner = all(text, |byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if inner && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
-        Ok(())
-    } else {
-        Err("a name of an environment variable (letters, digits and `_`)")
-    }
-}
-
 /// An SPDX licence expression, as far as its characters tell.
 pub(crate) fn license(text: &str) -> Rule {
     let inner = all(text, |byte| byte.is_ascii_alphanumeric() || b"-.+:() ".contains(&byte));

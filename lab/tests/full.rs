@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use images::facts;
-use labwright_core::{AccessKind, Arch, Digest, ImageFacts};
+use labwright_core::{AccessKind, Arch, Digest, ImageFacts, ImageForm};
 use labwright_lab::{ImageOffer, LockedImage, Origin, is_lab, load, recipes_in, schema, to_json};
 use support::{Disk, full, here, load_text};
 
@@ -107,6 +107,10 @@ fn what_the_image_lacks_is_said_at_its_place() {
         "nobody-has-a-password",
         loaded.check_images(&known(Some(facts(&[("shell", AccessKind::Terminal)]))))
     );
+    let container = ImageFacts { form: ImageForm::Container, ..facts(&[("shell", AccessKind::Terminal)]) };
+    insta::assert_snapshot!("an-image-of-a-container", loaded.check_images(&known(Some(container))));
+    let disk = BTreeMap::from([("target".to_owned(), Some(ImageOffer::from(&facts(&[]))))]);
+    insta::assert_snapshot!("a-disk-for-a-container", loaded.check_images(&disk));
     insta::assert_snapshot!("a-stranger's-image", loaded.check_images(&known(None)));
     assert_eq!(loaded.check_images(&BTreeMap::new()).render(false), "");
 }

@@ -1,6 +1,6 @@
 //! What a recipe finds on a disk that another recipe made.
 
-use labwright_core::{AccessKind, Arch, ByteSize, Span};
+use labwright_core::{AccessKind, Arch, ByteSize, ImageForm, Span};
 
 use crate::decode::Decoder;
 use crate::load::Feature;
@@ -14,6 +14,7 @@ pub struct Below {
     disk_size: Option<ByteSize>,
     users: Vec<String>,
     access: Vec<(String, AccessKind)>,
+    form: ImageForm,
 }
 
 impl Below {
@@ -32,7 +33,13 @@ impl Below {
             disk_size: recipe.disk_size.or(below.and_then(|below| below.disk_size)),
             users,
             access,
+            form: recipe.output.form(),
         }
+    }
+
+    /// What the image of the recipe is for.
+    pub fn form(&self) -> ImageForm {
+        self.form
     }
 
     /// The ways in that the disk offers, by name.

@@ -1,7 +1,7 @@
 //! The syntax of names and values that only recipes have; each rule says in words what it wants.
 
 use labwright_document::Wanted;
-use labwright_document::rules::{Rule, all, is_label};
+use labwright_document::rules::{Rule, account, all, is_label};
 
 /// A name in the catalogue of base images.
 pub(crate) fn catalogue_name(text: &str) -> Rule {
@@ -107,6 +107,18 @@ pub(crate) fn address(text: &str) -> Rule {
     }
 }
 
+/// Who a container runs as: a name or number, and a group after a `:`.
+pub(crate) fn container_user(text: &str) -> Rule {
+    let part =
+        |text: &str| account(text).is_ok() || (1..=10).contains(&text.len()) && all(text, |b| b.is_ascii_digit());
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    if part(user) && group.is_none_or(part) {
+        Ok(())
+    } else {
+        Err("a user and an optional group (`learner`, `1000` or `1000:1000`)")
+    }
+}
+
 /// Permission bits as chmod takes them, in octal.
 pub(crate) fn permissions(text: &str) -> Result<u32, Wanted> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
@@ -163,6 +175,12 @@ mod tests {
             assert!(locale(bad).is_err(), "{bad}");
         }
         assert!(address("https://example.org/x").is_ok() && address("https://u:p@example.org").is_err());
+        for good in ["root", "learner", "1000", "1000:1000", "learner:users"] {
+            assert_eq!(container_user(good), Ok(()), "{good}");
+        }
+        for bad in ["", ":", "1000:", "Learner", "a b", "12345678901", "a:b:c"] {
+            assert!(container_user(bad).is_err(), "{bad}");
+        }
         assert!(geometry("1280x800").is_ok() && geometry("1280").is_err() && geometry("10x10").is_err());
     }
 }

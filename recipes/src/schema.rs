@@ -8,7 +8,7 @@ use labwright_document::schema::{
 use serde_json::{Value, json};
 
 use crate::decode::KIND;
-use crate::resolved::{Compression, Distribution};
+use crate::resolved::{Compression, Distribution, Variant};
 
 /// The JSON Schema (draft 2020-12) of a recipe before its expressions are evaluated.
 ///
@@ -33,6 +33,7 @@ fn each(description: &str, value: &Value) -> Value {
     json!({"description": description, "anyOf": [value, mapping]})
 }
 
+const CONTAINER_USER: &str = "[a-z0-9_][a-z0-9_-]*(?::[a-z0-9_][a-z0-9_-]*)?";
 const HOSTNAME_LABEL: &str = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?";
 const PACKAGE: &str = concat!(
     r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](?::[a-z0-9-]+)?(?:=[0-9][A-Za-z0-9.+:~-]*|/[A-Za-z0-9._-]+)?",
@@ -119,12 +120,18 @@ fn properties() -> Value {
             "run": reference("command"),
             "timeout": reference("duration"),
         }))),
-        "output": object("The disk image.", &[], &json!({
-            "compression": words(
-                "How the clusters of the qcow2 are compressed (default: zstd).",
-                &[Compression::Zstd, Compression::Zlib, Compression::None].map(Compression::as_str),
-            ),
-        })),
+        "output": {
+            "description": "What is made of the finished disk.",
+            "anyOf": [
+                object("A containerDisk: the image of a virtual machine (default).", &[], &json!({
+                    "compression": words(
+                        "How the clusters of the qcow2 are compressed (default: zstd).",
+                        &[Compression::Zstd, Compression::Zlib, Compression::None].map(Compression::as_str),
+                    ),
+                })),
+                object("A container image.", &["container"], &json!({"container": container()})),
+            ],
+        },
         "timeouts": object("How long the step of a section may take.", &[], &json!({
             "packages": reference("duration"),
             "users": reference("duration"),
@@ -158,9 +165,32 @@ fn base() -> Value {
             object("Made from a distribution's own packages.", &["bootstrap", "suite"], &json!({
                 "bootstrap": words("The distribution.", &[Distribution::Debian.as_str()]),
                 "suite": words("The release.", Distribution::Debian.suites()),
+                "variant": words(
+                    "How much of it: a system that boots (default: cloud), or what a container needs.",
+                    &Variant::ALL.map(Variant::as_str),
+                ),
             })),
         ],
     })
+}
+
+fn container() -> Value {
+    object(
+        "How a container of the image runs where whoever runs it says nothing else.",
+        &[],
+        &json!({
+            "command": list("The image's entrypoint.", &text("A word of it.")),
+            "args": list("The arguments behind it.", &text("A word of it.")),
+            "env": {
+                "description": "Environment variables.",
+                "type": "object",
+                "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"},
+                "additionalProperties": text("A value."),
+            },
+            "user": pattern("A user of the recipe or a number, with an optional `:GROUP` (default: root).", CONTAINER_USER),
+            "working_dir": reference("guestPath"),
+        }),
+    )
 }
 
 fn apt() -> Value {

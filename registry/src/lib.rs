@@ -4,7 +4,7 @@
 //! process, never prints, and never reads the environment: paths of credential files and the like are passed in.
 //!
 //! Main types: [`Layout`] is an OCI image layout that several processes may use at once, [`container_disk`] packs and
-//! reads containerDisks, [`bundle`] packs and reads the bundles of labs, [`Images`] copies, inspects and unpacks images wherever they are, through [`Remote`] for
+//! reads containerDisks, [`container`] packs container images, [`bundle`] packs and reads the bundles of labs, [`Images`] copies, inspects and unpacks images wherever they are, through [`Remote`] for
 //! registries.
 //!
 //! ```
@@ -20,11 +20,13 @@ pub mod annotations;
 mod archive;
 mod artifact;
 pub mod bundle;
+pub mod container;
 pub mod container_disk;
 pub mod document;
 mod images;
 mod layout;
 pub mod media_type;
+mod pack;
 mod remote;
 mod stored_gzip;
 pub mod tar_reader;
@@ -38,5 +40,6 @@ pub use images::{
     LabError, LabImage, LabInspection, LayerInspection, PlatformInspection, ReferrerInspection,
 };
 pub use layout::{Adopt, BlobWriter, Freed, Layout, LayoutError, WriteGuard};
+pub use pack::{PackError, Packed};
 pub use remote::{Credentials, Login, Remote, RemoteError, RemoteOptions, RemoteSetupError, size_warnings};
 pub use time::rfc3339;

@@ -26,7 +26,7 @@ const ROOT_SECTOR: u64 = 262_144;
 /// An emulated machine on a busy host boots in less.
 const BOOT: Duration = Duration::from_mins(10);
 
-fn can_bootstrap() -> bool {
+pub(crate) fn can_bootstrap() -> bool {
     let tools = ["mmdebstrap", "debugfs", "sfdisk", "mkfs.fat", "mcopy"];
     can_build() && can_emulate() && has("bootstrap", tools.iter().all(|tool| installed(tool)))
 }

@@ -13,6 +13,7 @@ mod bases;
 mod basics;
 mod boot;
 mod bootstraps;
+mod containers;
 mod disks;
 mod faults;
 mod full;

@@ -22,7 +22,10 @@ extract() {
 essential=$(cat ../essential)
 extract $essential
 dpkg --install --force-depends $essential
-sh ../prepare.sh / "$root_partuuid" "$efi_partuuid"
+# What does not boot needs none of it.
+if [ -e ../prepare.sh ]; then
+    sh ../prepare.sh / "$root_partuuid" "$efi_partuuid"
+fi
 
 # apt is needed to install apt.
 others=

@@ -53,15 +53,18 @@ impl Prepared {
 /// Finishes a disk whose packages are installed, and returns a directory with those files of its root that are still
 /// needed.
 pub(super) fn finish(making: &Making<'_>) -> Result<PathBuf, BootstrapError> {
-    let Making { work, ids, cancel, .. } = *making;
+    let Making { spec, work, ids, cancel, .. } = *making;
     let files = work.join("files");
-    let wanted: Vec<&str> = image::LOADER_FILES.into_iter().chain([STATUS, ACCOUNTS]).collect();
+    let loaders = if spec.boots() { &image::LOADER_FILES[..] } else { &[] };
+    let wanted: Vec<&str> = loaders.iter().copied().chain([STATUS, ACCOUNTS]).collect();
     let file_system = file_system(making);
     file_system.dump(&wanted, &files, cancel)?;
     if let Some(uid) = uid_of("_apt", &making.read(&files.join(ACCOUNTS.trim_start_matches('/')))?) {
         file_system.give(PARTIAL_LISTS, uid, cancel)?;
     }
-    image::install_loaders(&work.join(DISK), &files, work, ids, cancel)?;
+    if spec.boots() {
+        image::install_loaders(&work.join(DISK), &files, work, ids, cancel)?;
+    }
     Ok(files)
 }
 
@@ -74,7 +77,8 @@ pub(super) fn prepare(making: &Making<'_>) -> Result<Prepared, BootstrapError> {
     let Making { spec, work, ids, reporter, cancel } = *making;
     let (disk, input) = (work.join(DISK), work.join("input"));
     fs::create_dir(&input).map_err(|source| BootstrapError::disk(&input, source))?;
-    for (name, script) in [("input/prepare.sh", PREPARE), ("input/finish.sh", FINISH), ("input/install.sh", INSTALL)] {
+    let prepare = spec.boots().then_some(("input/prepare.sh", PREPARE));
+    for (name, script) in prepare.into_iter().chain([("input/finish.sh", FINISH), ("input/install.sh", INSTALL)]) {
         making.write(name, script)?;
     }
     let to = input.to_string_lossy();

@@ -76,6 +76,9 @@ const PACKAGES: &[&str] = &[
     "xz-utils",
 ];
 
+/// What a container needs: certificates to trust, and a configuration of ext4 for the disk that it is made on.
+const MINIMAL_PACKAGES: &[&str] = &["ca-certificates", "e2fsprogs"];
+
 /// A suite of Debian that can be bootstrapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Suite {
@@ -113,6 +116,27 @@ impl fmt::Display for Suite {
     }
 }
 
+/// How much of a distribution a bootstrap makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Variant {
+    /// A system that boots and takes cloud-init's configuration, as the vendor's cloud images.
+    #[default]
+    Cloud,
+    /// The smallest that has a package manager, without kernel and boot loader: for containers. Its apt installs what packages
+    /// depend on, and nothing that they only recommend.
+    Minimal,
+}
+
+impl Variant {
+    /// What it has beyond the packages without which there is no Debian.
+    const fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Cloud => PACKAGES,
+            Self::Minimal => MINIMAL_PACKAGES,
+        }
+    }
+}
+
 /// The text names no suite that can be bootstrapped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a suite that can be bootstrapped (bookworm or trixie)")]
@@ -133,6 +157,8 @@ pub struct Bootstrap {
     pub suite: Suite,
     /// The architecture; so far only amd64 works, and only on amd64.
     pub arch: Arch,
+    /// How much of it.
+    pub variant: Variant,
 }
 
 impl Bootstrap {
@@ -145,7 +171,22 @@ impl Bootstrap {
     }
 
     fn packages(self) -> Vec<&'static str> {
-        PACKAGES.iter().chain(self.suite.own_packages()).copied().collect()
+        let of_suite = match self.variant {
+            Variant::Cloud => self.suite.own_packages(),
+            Variant::Minimal => &[],
+        };
+        self.variant.packages().iter().chain(of_suite).copied().collect()
+    }
+
+    /// Whether a machine can boot from it.
+    fn boots(self) -> bool {
+        self.variant == Variant::Cloud
+    }
+
+    /// What people read.
+    fn name(self) -> String {
+        let minimal = if self.boots() { "" } else { "minimal " };
+        format!("debian {} {minimal}{}, bootstrapped", self.suite, self.arch)
     }
 
     /// The image made earlier, if it is in the cache.
@@ -294,7 +335,8 @@ pub fn chroot_obstacle() -> Option<&'static str> {
     }
 }
 
-/// Makes a bootable Debian cloud image from packages, or takes the one made earlier from the cache.
+/// Makes a bootable Debian cloud image from packages, or takes the one made earlier from the cache; a
+/// [`Variant::Minimal`] has no kernel and no boot loader, on the same partitions.
 ///
 /// The disk is laid out as the vendor's: a GPT with a BIOS boot partition (14), an EFI system partition (15) and the
 /// ext4 root (1) last. It boots under SeaBIOS and UEFI, has the serial console and the first virtual terminal,
@@ -417,9 +459,8 @@ fn keep(making: &Making<'_>, root: &Path, key: &str, cache: &Cache) -> Result<Ba
         packages: status.lines().filter(|line| *line == "Status: install ok installed").count(),
         release_date: making.read(RELEASE_DATE.as_ref())?.trim().to_owned(),
     };
-    let name = format!("debian {} {}, bootstrapped", spec.suite, spec.arch);
     let size = ByteSize::from_bytes(image::DISK_BYTES);
-    let base = cache.store(&disk, &Record::new(name, digest, DiskFormat::Qcow2, size, bytes, origin))?;
+    let base = cache.store(&disk, &Record::new(spec.name(), digest, DiskFormat::Qcow2, size, bytes, origin))?;
     cache.set_name(key, &base.digest)?;
     Ok(base)
 }
@@ -461,10 +502,12 @@ mod tests {
 
     #[test]
     fn the_key_names_suite_and_architecture() {
-        let [old, new] = Suite::ALL.map(|suite| Bootstrap { suite, arch: Arch::Amd64 }.key());
+        let [old, new] = Suite::ALL.map(|suite| Bootstrap { suite, arch: Arch::Amd64, variant: Variant::Cloud }.key());
         assert!(old.starts_with("bootstrap-debian-bookworm-amd64-"), "{old}");
         assert!(new.starts_with("bootstrap-debian-trixie-amd64-"), "{new}");
         assert_ne!(old.rsplit('-').next(), new.rsplit('-').next());
+        let minimal = Bootstrap { suite: Suite::Trixie, arch: Arch::Amd64, variant: Variant::Minimal };
+        assert_ne!(minimal.key(), new);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use labwright_base_images::{Base, Bootstrap, BootstrapError, Cache, DiskFormat, Installer, Origin, Suite};
+use labwright_base_images::{Base, Bootstrap, BootstrapError, Cache, DiskFormat, Installer, Origin, Suite, Variant};
 use labwright_core::{Arch, ByteSize, Cancel, Event, Reporter};
 use labwright_host::{Invocation, Tool, ToolError};
 
@@ -18,7 +18,7 @@ const SECTOR: u64 = 512;
 const EFI: (u64, u64) = (8192, 253_952);
 const ROOT: (u64, u64) = (262_144, 6_027_264);
 
-const TRIXIE: Bootstrap = Bootstrap { suite: Suite::Trixie, arch: Arch::Amd64 };
+const TRIXIE: Bootstrap = Bootstrap { suite: Suite::Trixie, arch: Arch::Amd64, variant: Variant::Cloud };
 
 /// Bootstraps in a chroot of this host; through a machine it is a whole-program test.
 fn bootstrap(cache: &Cache, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Base, BootstrapError> {

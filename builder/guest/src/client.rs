@@ -71,6 +71,13 @@ pub enum ClientError {
         /// The size in the request.
         expected: u64,
     },
+    /// The guest's tree could not be kept.
+    #[error("could not write the archive of the tree")]
+    Archive {
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
     /// The step failed in the guest.
     #[error("{}", .0.reason)]
     Failed(Failure),
@@ -154,6 +161,30 @@ pub fn run_step_at_terminal(
             // Nobody waits for them outside a shell.
             | Message::ShellTook
             | Message::ShellClosed => {}
+        }
+    }
+}
+
+/// Has the guest program at the other end send its tree, which is a request with [`Action::Archive`] alone, and writes the
+/// tar archive to `sink`.
+///
+/// [`Action::Archive`]: crate::protocol::Action::Archive
+pub fn receive_archive(
+    writer: &mut dyn Write,
+    reader: &mut dyn Read,
+    request: &Request,
+    sink: &mut dyn Write,
+) -> Result<(), ClientError> {
+    frame::write_json(writer, request)?;
+    writer.flush().map_err(FrameError::from)?;
+    loop {
+        match frame::read(reader)? {
+            Frame::Data(piece) => sink.write_all(&piece).map_err(|source| ClientError::Archive { source })?,
+            Frame::Json(json) => match serde_json::from_slice(&json).map_err(|source| FrameError::Json { source })? {
+                Message::Failed(failure) => return Err(ClientError::Failed(failure)),
+                Message::Done => return sink.flush().map_err(|source| ClientError::Archive { source }),
+                _ => {}
+            },
         }
     }
 }
@@ -268,6 +299,21 @@ mod tests {
         assert_eq!(frame::read_json::<Request>(&mut sent).unwrap(), request(0));
         assert_eq!(frame::read_json::<Seat>(&mut sent).unwrap(), Seat::Left);
         assert!(sent.is_empty());
+    }
+
+    #[test]
+    fn an_archive_is_what_comes_between_messages_and_is_whole_at_the_end() {
+        let mut said = answers(&[Message::ActionStarted { index: 0 }]);
+        frame::write_data(&mut said, b"one ").unwrap();
+        frame::write_data(&mut said, b"two").unwrap();
+        let request = Request::new("/mnt", vec![Action::Archive]);
+        let mut sink = Vec::new();
+        let cut = receive_archive(&mut Vec::new(), &mut &said[..], &request, &mut sink);
+        assert!(matches!(cut, Err(ClientError::Ended)), "{cut:?}");
+        said.extend(answers(&[Message::ActionFinished { index: 0 }, Message::Done]));
+        sink.clear();
+        receive_archive(&mut Vec::new(), &mut &said[..], &request, &mut sink).unwrap();
+        assert_eq!(sink, b"one two");
     }
 
     #[test]

@@ -26,6 +26,7 @@
 
 mod accounts;
 mod apt;
+mod archive;
 pub mod audit;
 mod boot;
 pub mod client;

@@ -1,5 +1,6 @@
 //! The program `labwright-guest`: what its two roles do.
 
+use std::io::BufWriter;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,10 @@ use crate::error::{Doing, StepError};
 use crate::protocol::{Action, Command, Failure, Message, Report, Request};
 use crate::session::{Program, Session, end_everything};
 use crate::stand_in::{self, StandIn};
-use crate::{boot, files, inventory, no_sync, seal, settings, shell, space};
+use crate::{archive, boot, files, inventory, no_sync, seal, settings, shell, space};
+
+/// How much of an archive is sent at a time, in bytes.
+const PIECE: usize = 256 << 10;
 
 /// Runs the program with the arguments behind its name: `step` is what the host starts.
 pub fn main(arguments: &[String]) -> ExitCode {
@@ -275,6 +279,10 @@ fn act(session: &mut Session, apt: &mut Apt, action: &Action, root: &OwnedFd) ->
             if own.is_empty() { Ok(()) } else { Err(StepError::NotSealed { findings: own }) }
         }
         Action::Audit => tell(session, audit::tree(&bare_tree(root))?),
+        Action::Archive => {
+            let pieces = BufWriter::with_capacity(PIECE, session.data());
+            archive::write(&bare_tree(root), pieces)
+        }
     }
 }
 

@@ -61,7 +61,8 @@ pub struct Request {
     /// while they are in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<Terminal>,
-    /// What to do, in this order. [`Action::Seal`] and [`Action::Audit`] stand alone.
+    /// What to do, in this order. [`Action::Seal`], [`Action::Audit`] and [`Action::Archive`] stand
+    /// alone.
     pub actions: Vec<Action>,
 }
 
@@ -275,6 +276,9 @@ pub enum Action {
     Seal,
     /// Looks for what must not be in an image, and changes nothing. Reports [`Finding`]s.
     Audit,
+    /// Sends the whole tree as a tar archive in data frames, and changes nothing; see
+    /// [`receive_archive`](crate::client::receive_archive).
+    Archive,
 }
 
 impl Action {
@@ -296,7 +300,7 @@ impl Action {
 
     /// Whether it has to meet the tree as it is, without what is put into it for programs: then it stands alone.
     pub(crate) fn wants_bare_tree(&self) -> bool {
-        matches!(self, Self::Seal | Self::Audit)
+        matches!(self, Self::Seal | Self::Audit | Self::Archive)
     }
 }
 

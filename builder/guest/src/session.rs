@@ -116,7 +116,12 @@ impl Session {
         Ok(())
     }
 
-    /// Sends bytes of a shell's terminal.
+    /// What is written there is sent as data.
+    pub(crate) fn data(&mut self) -> impl Write {
+        Data(self)
+    }
+
+    /// Sends data: bytes of a shell's terminal, say.
     pub(crate) fn show(&mut self, bytes: &[u8]) -> Result<(), StepError> {
         frame::write_data(&mut self.writer, bytes)?;
         self.writer.flush().map_err(FrameError::from)?;
@@ -307,6 +312,21 @@ impl Session {
             Some(left) if !left.is_zero() => Ok(left),
             _ => Err(StepError::TimeLimit { seconds }),
         }
+    }
+}
+
+/// A writer of data frames.
+struct Data<'a>(&'a mut Session);
+
+impl Write for Data<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let piece = &bytes[..bytes.len().min(frame::MAX_PAYLOAD)];
+        self.0.show(piece).map_err(std::io::Error::other)?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@
 //! The builder starts this program anew as a worker in namespaces of its own ([`session`]); the worker opens the
 //! disk, mounts it and runs the guest program in it ([`worker`]); they talk in lines of JSON ([`wire`]).
 
-pub(crate) mod audit;
+pub(crate) mod finished;
 pub(crate) mod leaks;
 pub(crate) mod session;
 pub(crate) mod wire;

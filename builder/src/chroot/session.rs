@@ -92,6 +92,18 @@ impl Session {
         }
     }
 
+    /// Has a worker write the tree of a disk as a tar archive.
+    pub(crate) fn archive(
+        program: &Path,
+        archive: wire::Archive,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> Result<(), SessionError> {
+        let mut session = Self::start(program)?;
+        session.expect_done(&Order::Archive(archive), reporter, cancel)?;
+        session.close(reporter)
+    }
+
     fn start(program: &Path) -> Result<Self, SessionError> {
         let mut worker = Peer::worker(program, &[wire::OUTER]).map_err(SessionError::Start)?;
         let (orders, replies) = worker.pipes().ok_or(SessionError::Confused)?;

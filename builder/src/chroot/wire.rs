@@ -42,6 +42,8 @@ pub(crate) enum Order {
     },
     /// Looks for what must not be in an image on a disk that is not open otherwise, and changes nothing.
     Audit(Audit),
+    /// Writes the tree of a disk that is not open otherwise as a tar archive.
+    Archive(Archive),
     /// Lets go of everything and ends.
     Close,
 }
@@ -74,6 +76,19 @@ pub(crate) struct Audit {
     pub(crate) size: ByteSize,
     /// Secrets that it must not have.
     pub(crate) secrets: Vec<NamedSecret>,
+}
+
+/// A disk whose tree is wanted.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Archive {
+    /// The directory for everything that is half-made.
+    pub(crate) work: PathBuf,
+    /// The disk.
+    pub(crate) disk: BaseFile,
+    /// The size of the disk.
+    pub(crate) size: ByteSize,
+    /// The tar archive to write.
+    pub(crate) destination: PathBuf,
 }
 
 /// A base disk as the worker needs it.

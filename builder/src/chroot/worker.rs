@@ -121,8 +121,11 @@ fn serve() -> u8 {
     let mut work = None;
     for order in orders {
         let close = matches!(order, Order::Close);
-        if let Order::Open(open) = &order {
-            work = Some(open.work.clone());
+        match &order {
+            Order::Open(wire::Open { work: place, .. })
+            | Order::Audit(wire::Audit { work: place, .. })
+            | Order::Archive(wire::Archive { work: place, .. }) => work = Some(place.clone()),
+            _ => {}
         }
         let reply = match carry_out(order, &mut disk, &replies) {
             Ok(reply) => reply,
@@ -196,7 +199,8 @@ fn carry_out(order: Order, disk: &mut Option<Disk>, replies: &Replies) -> Result
         Order::Flatten { destination, compression } => {
             disk.as_mut().ok_or_else(closed)?.flatten(&destination, compression, replies).map(Reply::Flattened)
         }
-        Order::Audit(order) => super::audit::audit(order).map(Reply::Audited),
+        Order::Audit(order) => super::finished::audit(order).map(Reply::Audited),
+        Order::Archive(order) => super::finished::archive(order).map(|()| Reply::Done),
         Order::Close => {
             if let Some(disk) = disk.take() {
                 disk.close()?;

@@ -1,4 +1,4 @@
-//! What a machine looks for on its disk: secrets of a build, and what must not be in anybody's image.
+//! What a machine reads from its disk: secrets of a build, what must not be in anybody's image, and the whole tree.
 //!
 //! The bytes are read by the host, at full speed; the files, and with them the file system, only by the machine.
 
@@ -6,15 +6,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use labwright_appliance::orders::{Order, Reply};
-use labwright_core::{Cancel, NamedSecret, Reporter};
+use labwright_core::{ByteSize, Cancel, NamedSecret, Reporter};
 use labwright_disk::inspect::Format;
 use labwright_guest::audit::{Finding, InTree, Needles};
+use labwright_guest::client;
 use labwright_guest::protocol::{Action, Request};
 use labwright_vm::{DiskFormat, Drive, Internet};
 
 use super::VmRunner;
-use super::session::{Failed, Result, Session, VmError, explain};
-use crate::chroot::audit::add_contents;
+use super::session::{Conversation, Failed, Result, Session, VmError, explain};
+use crate::chroot::finished::add_contents;
 use crate::chroot::wire;
 use crate::chroot::{Leak, SessionError, leaks};
 use crate::layer_files::LayerFiles;
@@ -73,17 +74,51 @@ impl Session {
         let work = order.work.clone();
         explain(&work, audit(runner, order, reporter, cancel), false)
     }
+
+    /// Writes the tree of a disk that nobody has open as a tar archive.
+    pub(crate) fn archive(
+        runner: &VmRunner,
+        order: wire::Archive,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+    ) -> std::result::Result<(), SessionError> {
+        let work = order.work.clone();
+        explain(&work, archive(runner, order, reporter, cancel), false)
+    }
+}
+
+/// A machine with a finished disk, which it cannot write to.
+fn open(
+    runner: &VmRunner,
+    work: &Path,
+    (disk, size): (wire::BaseFile, ByteSize),
+    reporter: &dyn Reporter,
+    cancel: &Cancel,
+) -> Result<Session> {
+    let (format, drive_format) =
+        if disk.qcow2 { (Format::Qcow2, DiskFormat::Qcow2) } else { (Format::Raw, DiskFormat::Raw) };
+    let layers = LayerFiles::open([(disk.path.as_path(), format)])?;
+    let drive = Drive { format: drive_format, ..Drive::qcow2(disk.path) }.read_only();
+    // A system that attacks the machine reaches nothing from there.
+    let (session, _) = Session::boot(runner, work, (drive, size), &layers, Internet::Cut, reporter, cancel)?;
+    Ok(session)
+}
+
+fn archive(runner: &VmRunner, order: wire::Archive, reporter: &dyn Reporter, cancel: &Cancel) -> Result<()> {
+    let mut sink = fs_err::File::create(&order.destination)?;
+    let mut session = open(runner, &order.work, (order.disk, order.size), reporter, cancel)?;
+    let request = Request::new(Path::new(""), vec![Action::Archive]);
+    let sent = session.converse(request, true, reporter, cancel, |Conversation { request, writer, reader, .. }| {
+        client::receive_archive(writer, reader, request, &mut sink)
+    });
+    session.explained(sent).map_err(Failed)?;
+    session.close().map_err(Failed)
 }
 
 fn audit(runner: &VmRunner, order: wire::Audit, reporter: &dyn Reporter, cancel: &Cancel) -> Result<Vec<Finding>> {
     let wire::Audit { work, disk, size, secrets } = order;
-    let (format, drive_format) =
-        if disk.qcow2 { (Format::Qcow2, DiskFormat::Qcow2) } else { (Format::Raw, DiskFormat::Raw) };
-    let layers = LayerFiles::open([(disk.path.as_path(), format)])?;
-    let hits = leaks::in_raw(&layers.reader()?, &Needles::secrets_and_keys(&secrets), cancel)?;
-    let drive = Drive { format: drive_format, ..Drive::qcow2(disk.path) }.read_only();
-    // A system that attacks the machine reaches nothing from there.
-    let (mut session, _) = Session::boot(runner, &work, (drive, size), &layers, Internet::Cut, reporter, cancel)?;
+    let mut session = open(runner, &work, (disk, size), reporter, cancel)?;
+    let hits = leaks::in_raw(&session.layers.reader()?, &Needles::secrets_and_keys(&secrets), cancel)?;
     let step = wire::Step { request: Request::new(Path::new(""), vec![Action::Audit]), sources: Vec::new() };
     let mut findings = session.run_step(step, true, reporter, cancel)?.findings;
     let files = session.files(&secrets, true, cancel)?;

@@ -1,8 +1,10 @@
 //! The builder's side of the vm runner: starts the machine, gives it orders, and keeps the chain of overlays.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use labwright_appliance::SCRATCH;
@@ -138,6 +140,15 @@ pub(crate) struct Session {
     told: bool,
     /// Whether steps get stand-ins for the programs of grub, which look for the disk.
     pub(super) has_stand_ins: bool,
+}
+
+/// A guest program that waits for its request.
+pub(super) struct Conversation<'a, 'w> {
+    pub(super) request: &'a Request,
+    pub(super) stream: &'a UnixStream,
+    pub(super) watch: &'a Rc<RefCell<Watch<'w>>>,
+    pub(super) writer: &'a mut dyn io::Write,
+    pub(super) reader: &'a mut dyn io::Read,
 }
 
 impl Session {
@@ -364,6 +375,45 @@ impl Session {
         reporter: &dyn Reporter,
         cancel: &Cancel,
     ) -> Result<Outcome> {
+        let seat = match request.terminal.take() {
+            Some(Terminal::Device(path)) => Some(Seat::open(&path)?),
+            Some(Terminal::Stream(_)) | None => None,
+        };
+        request.terminal = seat.as_ref().map(|seat| Terminal::Stream(seat.size()));
+        self.converse(
+            request,
+            read_only,
+            reporter,
+            cancel,
+            |Conversation { request, stream, watch, writer, reader }| {
+                client::run_step_at_terminal(
+                    writer,
+                    reader,
+                    request,
+                    &mut |index| worker::open_source(sources, index),
+                    &mut |message| {
+                        if let Message::Output { line } = message {
+                            reporter.event(Event::Output { line: line.clone() });
+                        }
+                    },
+                    &mut |words, writer, reader| match &seat {
+                        Some(seat) => seat.lend(words, stream, watch, GRACE, (writer, reader)),
+                        None => Err(FrameError::Unexpected),
+                    },
+                )
+            },
+        )
+    }
+
+    /// Has the appliance start the guest program, speaks with it, and waits for its end.
+    pub(super) fn converse<T>(
+        &mut self,
+        mut request: Request,
+        read_only: bool,
+        reporter: &dyn Reporter,
+        cancel: &Cancel,
+        speak: impl FnOnce(Conversation<'_, '_>) -> std::result::Result<T, ClientError>,
+    ) -> Result<T> {
         let host_ports = if request.network { network::move_proxies(&mut request) } else { Vec::new() };
         let order = Order::Step { read_only, host_ports };
         let Reply::Ready { root, disk, warnings } = self.order(&order, "mount the disk", ORDER, cancel)? else {
@@ -379,43 +429,29 @@ impl Session {
         if request.network {
             request.dns = network::resolver(&request.dns);
         }
-        let seat = match request.terminal.take() {
-            Some(Terminal::Device(path)) => Some(Seat::open(&path)?),
-            Some(Terminal::Stream(_)) | None => None,
-        };
-        request.terminal = seat.as_ref().map(|seat| Terminal::Stream(seat.size()));
         let limit = request.time_limit_seconds.map_or(Duration::MAX, |limit| Duration::from_secs(limit) + GRACE);
         let watch = Watch::new(&mut self.machine, cancel, "end the step", limit);
         let mut writer = End::new(&self.stream, &watch)?;
         // Without a buffer: a lent terminal waits for what the stream itself has.
         let mut reader = End::new(&self.stream, &watch)?;
-        let stream = &self.stream;
-        let outcome = client::run_step_at_terminal(
-            &mut writer,
-            &mut reader,
-            &request,
-            &mut |index| worker::open_source(sources, index),
-            &mut |message| {
-                if let Message::Output { line } = message {
-                    reporter.event(Event::Output { line: line.clone() });
-                }
-            },
-            &mut |words, writer, reader| match &seat {
-                Some(seat) => seat.lend(words, stream, &watch, GRACE, (writer, reader)),
-                None => Err(FrameError::Unexpected),
-            },
-        );
+        let spoken = speak(Conversation {
+            request: &request,
+            stream: &self.stream,
+            watch: &watch,
+            writer: &mut writer,
+            reader: &mut reader,
+        });
         // What the step says last, and then the appliance.
-        let ended = match &outcome {
+        let ended = match &spoken {
             Err(ClientError::Talk { .. } | ClientError::Ended) => Ok(()),
             _ => await_end(&mut reader),
         };
-        let broken = ended.is_err() || matches!(outcome, Err(ClientError::Talk { .. } | ClientError::Ended));
+        let broken = ended.is_err() || matches!(spoken, Err(ClientError::Talk { .. } | ClientError::Ended));
         if broken && let Some(error) = watch.borrow_mut().stopped() {
             return Err(error.into());
         }
         ended?;
-        outcome.map_err(|error| shared(worker::guest_failure(&error)))
+        spoken.map_err(|error| shared(worker::guest_failure(&error)))
     }
 
     pub(crate) fn commit(

@@ -50,11 +50,12 @@ const AFTER: &str = concat!(
     "  70   a bug in Labwright\n",
     "  130  stopped by a signal\n\n",
     "Environment:\n",
-    "  LABWRIGHT_HOME      keeps images and caches there (else the XDG directories)\n",
-    "  SOURCE_DATE_EPOCH   the time of creation that images carry (else 1970)\n",
-    "  REGISTRY_AUTH_FILE  registry credentials (else where podman and docker keep them)\n",
-    "  NO_COLOR, CI        no colours; no progress display\n",
-    "  RUST_LOG            messages for developers, in tracing's syntax",
+    "  LABWRIGHT_HOME              keeps images and caches there (else the XDG directories)\n",
+    "  LABWRIGHT_APPLIANCE_KERNEL  is used where --appliance-kernel names no file\n",
+    "  SOURCE_DATE_EPOCH           the time of creation that images carry (else 1970)\n",
+    "  REGISTRY_AUTH_FILE          registry credentials (else where podman and docker keep them)\n",
+    "  NO_COLOR, CI                no colours; no progress display\n",
+    "  RUST_LOG                    messages for developers, in tracing's syntax",
 );
 
 /// Options of every command.

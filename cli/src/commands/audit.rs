@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use labwright_builder::{Builder, DiskFormat, DiskToAudit, Finding, Severity};
+use labwright_builder::{Builder, DiskFormat, Finding, FinishedDisk, Severity};
 use labwright_core::{Arch, ByteSize, ImageRef, InvalidImageRef};
 use labwright_disk::inspect::{Format, Limits, inspect};
 use serde::Serialize;
@@ -36,15 +36,15 @@ pub(super) fn run(args: &Audit, context: &Context<'_>) -> Result<(), CommandErro
         Format::Qcow2 => DiskFormat::Qcow2,
         Format::Raw => DiskFormat::Raw,
     };
-    let disk = DiskToAudit { path, format, size: ByteSize::from_bytes(info.virtual_size) };
+    let disk = FinishedDisk { path, format, size: ByteSize::from_bytes(info.virtual_size) };
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
     let arch = Arch::host().unwrap_or(Arch::Amd64);
-    let runner = runner::choose(args.runner, args.appliance_kernel.as_deref(), arch, context)?;
+    let runner = runner::choose(args.runner, context.settings.kernel(args.appliance_kernel.as_deref()), arch, context)?;
     let audit = |runner: &_| builder.audit(&disk, runner, &secrets, context.ui.reporter(), context.cancel);
     let findings = match audit(&runner) {
         Ok(findings) => findings,
         Err(error) => {
-            let kernel = args.appliance_kernel.as_deref();
+            let kernel = context.settings.kernel(args.appliance_kernel.as_deref());
             let instead = |reason| runner::instead(args.runner, reason, kernel, arch, context);
             audit(&error.needs_machine().map(instead).transpose()?.flatten().ok_or(error)?)?
         }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use labwright_base_images::{
     Base, Bootstrap, Cache, Entry, Fetcher, InImage, Installer, Limits, Lock, Pinning, Retry, SecondStage, Source,
-    Suite, bootstrap, file_base, find_entry, image_base, url_base, url_file,
+    Suite, Variant, bootstrap, file_base, find_entry, image_base, url_base, url_file,
 };
 use labwright_builder::Builder;
 use labwright_core::{Arch, Diagnostic, Digest, ImageRef, Registry};
@@ -59,12 +59,12 @@ impl<'a> Bases<'a> {
     pub(super) fn fetch(&self, loaded: &Loaded, arch: Arch, pins: Pins, wish: Wish<'_>) -> Result<Base, CommandError> {
         let Context { ui, cancel, runtime, .. } = *self.context;
         match &loaded.recipe.base {
-            resolved::Base::Bootstrap { suite, .. } => {
-                let bootstrap_of = Bootstrap { suite: known_suite(suite)?, arch };
+            resolved::Base::Bootstrap { suite, variant, .. } => {
+                let spec = bootstrap_of(suite, *variant, arch)?;
                 if pins == Pins::Update {
-                    bootstrap_of.forget(&self.cache)?;
+                    spec.forget(&self.cache)?;
                 }
-                self.bootstrap(bootstrap_of, wish)
+                self.bootstrap(spec, wish)
             }
             resolved::Base::File { path, digest } => {
                 Ok(file_base(&path.path, digest, &self.cache, ui.reporter(), cancel)?)
@@ -205,11 +205,17 @@ pub(super) fn unknown_name(loaded: &Loaded) -> Option<Diagnostic> {
     Some(Diagnostic::error(&loaded.file, *span, unknown.to_string()).hint(hint))
 }
 
-fn known_suite(suite: &str) -> Result<Suite, CommandError> {
-    Suite::from_str(suite).map_err(|source| {
+/// The bootstrap that a recipe asks for.
+fn bootstrap_of(suite: &str, variant: resolved::Variant, arch: Arch) -> Result<Bootstrap, CommandError> {
+    let suite = Suite::from_str(suite).map_err(|source| {
         let known: Vec<&str> = Suite::ALL.into_iter().map(Suite::as_str).collect();
         CommandError::new(Kind::Input, source).hint(format!("this version bootstraps {}", known.join(" and ")))
-    })
+    })?;
+    let variant = match variant {
+        resolved::Variant::Cloud => Variant::Cloud,
+        resolved::Variant::Minimal => Variant::Minimal,
+    };
+    Ok(Bootstrap { suite, arch, variant })
 }
 
 /// The lock file beside a recipe, and what is in it.

@@ -1,9 +1,10 @@
 use std::path::{Path, PathBuf};
 
 use labwright_builder::{Artifact, BuildOptions, Builder, Plan, Resolve, recall};
-use labwright_core::{Arch, Digest, ImageFacts};
+use labwright_core::{Arch, Digest, ImageFacts, ImageForm};
+use labwright_recipes::resolved::Output;
 use labwright_recipes::{Feature, Loaded};
-use labwright_registry::{Descriptor, Layout, artifacts, attach, container_disk, media_type, rfc3339};
+use labwright_registry::{Descriptor, Layout, Packed, artifacts, attach, container_disk, media_type, rfc3339};
 use serde::Serialize;
 
 use super::base::{self, Bases, Pins};
@@ -11,7 +12,7 @@ use super::documents::{self, Document};
 use super::package_locks::PackageLocks;
 use super::runner::Wish;
 use super::terminal::Terminal;
-use super::{build_secrets, disk_cache, image, lab_images, recipe_file, runner};
+use super::{build_secrets, container, disk_cache, image, lab_images, recipe_file, runner};
 use crate::args::{Build, OnError};
 use crate::commands::Context;
 use crate::error::{CommandError, Kind};
@@ -76,6 +77,11 @@ pub(super) fn recipe(args: &Build, context: &Context<'_>) -> Result<Answer, Comm
     }
     let secrets = build_secrets::gather(&wanted, &args.secret)?;
     let (loaded, uppers) = recipes.split_first().expect("a chain has a recipe");
+    let named = uppers.last().unwrap_or(loaded);
+    if args.output.is_some() && named.recipe.output.form() == ImageForm::Container {
+        let text = format!("--output is for disks, and {} makes a container image", named.file.name);
+        return Err(CommandError::sentence(Kind::Usage, text).hint("`labwright pull IMAGE oci:DIR` writes the image"));
+    }
     let arch = architecture(loaded)?;
     let store = Layout::open_or_create(context.settings.store())?;
     let images = image::images(context, &args.registries, &base::base_image(&loaded.recipe.base))?;
@@ -85,7 +91,7 @@ pub(super) fn recipe(args: &Build, context: &Context<'_>) -> Result<Answer, Comm
         (false, true) => Pins::Update,
         (false, false) => Pins::Keep,
     };
-    let wish = Wish { choice: args.runner, kernel: args.appliance_kernel.as_deref() };
+    let wish = Wish { choice: args.runner, kernel: context.settings.kernel(args.appliance_kernel.as_deref()) };
     let base = bases.fetch(loaded, arch, pins, wish)?;
     let mut recipe = loaded.recipe.clone();
     bases.bring_ttyd(&mut recipe, arch)?;
@@ -117,7 +123,7 @@ pub(super) fn recipe(args: &Build, context: &Context<'_>) -> Result<Answer, Comm
     }
 
     let builder = Builder::new(&context.settings.home, "/proc/self/exe")?;
-    let runner = runner::choose(args.runner, args.appliance_kernel.as_deref(), arch, context)?;
+    let runner = runner::choose(args.runner, context.settings.kernel(args.appliance_kernel.as_deref()), arch, context)?;
     let mut options = BuildOptions {
         from: args.from,
         everything: args.no_cache,
@@ -135,25 +141,32 @@ pub(super) fn recipe(args: &Build, context: &Context<'_>) -> Result<Answer, Comm
     let artifact = match build(plan.clone(), &options) {
         Ok(artifact) => artifact,
         Err(error) => {
-            let kernel = args.appliance_kernel.as_deref();
+            let kernel = context.settings.kernel(args.appliance_kernel.as_deref());
             let instead = |reason| runner::instead(args.runner, reason, kernel, arch, context);
             options.runner = error.needs_machine().map(instead).transpose()?.flatten().ok_or(error)?;
             build(plan, &options)?
         }
     };
-    let packed = container_disk::pack(
-        &store,
-        &artifact.disk,
-        &artifact.facts,
-        context.settings.created,
-        context.ui.reporter(),
-        context.cancel,
-    )?;
+    let packed = match &artifact.plan.recipe().output {
+        Output::Disk { .. } => container_disk::pack(
+            &store,
+            &artifact.disk,
+            &artifact.facts,
+            context.settings.created,
+            context.ui.reporter(),
+            context.cancel,
+        )?,
+        Output::Container(container) => {
+            container::pack(&store, &builder, &artifact, container, &options.runner, context)?
+        }
+    };
     describe(&store, &artifact, &packed, context)?;
-    if let Some(output) = &args.output {
-        write_disk(&artifact.disk, output, context)?;
+    if artifact.facts.form == ImageForm::ContainerDisk {
+        if let Some(output) = &args.output {
+            write_disk(&artifact.disk, output, context)?;
+        }
+        disk_cache::keep(&artifact.disk, &packed.manifest.digest, context.settings)?;
     }
-    disk_cache::keep(&artifact.disk, &packed.manifest.digest, context.settings)?;
     report(artifact, &packed, context)
 }
 
@@ -164,12 +177,7 @@ fn write_disk(disk: &Path, output: &Path, context: &Context<'_>) -> Result<(), C
 }
 
 /// Stores with the image what is in it and how it came to be.
-fn describe(
-    store: &Layout,
-    artifact: &Artifact,
-    packed: &container_disk::Packed,
-    context: &Context<'_>,
-) -> Result<(), CommandError> {
+fn describe(store: &Layout, artifact: &Artifact, packed: &Packed, context: &Context<'_>) -> Result<(), CommandError> {
     let created = context.settings.created.map(rfc3339);
     let sbom = artifact.sbom(&packed.manifest.digest, created.as_deref());
     attach(store, &packed.manifest, media_type::CYCLONEDX, &sbom)?;
@@ -184,7 +192,7 @@ fn report_unchanged(built: Built, context: &Context<'_>) -> Answer {
     Answer { image, digest, unchanged: true, file_size: None, data_size: None, steps: Vec::new(), log: None }
 }
 
-fn report(artifact: Artifact, packed: &container_disk::Packed, context: &Context<'_>) -> Result<Answer, CommandError> {
+fn report(artifact: Artifact, packed: &Packed, context: &Context<'_>) -> Result<Answer, CommandError> {
     context.ui.note(format!(
         "{}: {} of data in {}",
         packed.tag,
@@ -226,7 +234,7 @@ pub(super) fn already_built(plan: &Plan, store: &Layout, arch: Arch) -> Option<B
     let kinds = artifacts(store, &manifest).ok()?;
     let described =
         [media_type::CYCLONEDX, media_type::IN_TOTO].iter().all(|kind| kinds.iter().any(|found| found == kind));
-    let same = described && facts.build_key == plan.key();
+    let same = described && facts.build_key == plan.key() && facts.recipe_digest == *plan.recipe_digest();
     same.then(|| Built { image: tag, digest: image.digest.to_string(), manifest })
 }
 

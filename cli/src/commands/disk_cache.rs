@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use labwright_core::Digest;
+use labwright_core::{Digest, ImageForm};
 use labwright_registry::{ExtractLimits, Images};
 
 use super::build::parent;
@@ -68,6 +68,10 @@ pub(super) fn copy(disk: &Path, target: &Path) -> Result<(), CommandError> {
 
 /// The disk of an image as a file: kept from its build or an earlier run, else taken out of the image now.
 pub(super) fn get(found: &Found, images: &Images, context: &Context<'_>) -> Result<PathBuf, CommandError> {
+    if found.platform.facts.as_ref().is_some_and(|facts| facts.form == ImageForm::Container) {
+        let text = format!("{} is a container image: it has no disk", found.name);
+        return Err(CommandError::sentence(Kind::Input, text).hint("run it with podman, docker or in a lab"));
+    }
     if let Some(kept) = kept(&found.platform.manifest, context.settings)? {
         return Ok(kept);
     }

@@ -93,5 +93,5 @@ fn same_name(
 
 /// What a recipe's disk will offer.
 fn offer(below: &Below) -> ImageOffer {
-    ImageOffer { access: below.access().to_vec(), virtual_size: below.disk_size() }
+    ImageOffer { form: below.form(), access: below.access().to_vec(), virtual_size: below.disk_size() }
 }

@@ -6,6 +6,7 @@ mod build;
 mod build_secrets;
 mod check;
 mod completions;
+mod container;
 mod copy;
 mod disk_cache;
 mod doctor;

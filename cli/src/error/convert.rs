@@ -7,12 +7,13 @@ use labwright_base_images::{
     UnknownBase,
 };
 use labwright_builder::{
-    AuditError, BuildError, FailureKind, HomeError, InstallError, LayerError, PlanError, SessionError, StepKind,
+    BuildError, FailureKind, HomeError, InstallError, LayerError, PlanError, ReadError, SessionError, StepKind,
 };
 use labwright_core::Cancelled;
 use labwright_disk::inspect::InspectError;
 use labwright_host::ToolError;
-use labwright_registry::container_disk::{FactsError, PackError};
+use labwright_registry::PackError;
+use labwright_registry::container_disk::FactsError;
 use labwright_registry::{ImagesError, LayoutError, RemoteSetupError};
 use labwright_vm::VmError;
 
@@ -196,12 +197,12 @@ impl From<BuildError> for CommandError {
     }
 }
 
-impl From<AuditError> for CommandError {
-    fn from(error: AuditError) -> Self {
+impl From<ReadError> for CommandError {
+    fn from(error: ReadError) -> Self {
         let text = error.to_string();
         match error {
-            AuditError::Disk(source) => Self::from_session(source, Kind::Host).context(text),
-            error @ AuditError::Work(_) => Self::new(Kind::Host, error),
+            ReadError::Disk(source) => Self::from_session(source, Kind::Host).context(text),
+            error @ ReadError::Work(_) => Self::new(Kind::Host, error),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use labwright_core::{ByteSize, Diagnostic, ImageRef, Span};
+use labwright_core::{ByteSize, Diagnostic, ImageForm, ImageRef, Span};
 use labwright_document::rules as shared;
 use labwright_document::{Fields, FileKind, Kind, LocalPath, Node, Text, Want, expected, shown};
 
@@ -54,6 +54,14 @@ impl MachineType {
         }
     }
 
+    /// What an image is for that it runs.
+    const fn image(self) -> ImageForm {
+        match self {
+            Self::Vm => ImageForm::ContainerDisk,
+            Self::Container => ImageForm::Container,
+        }
+    }
+
     /// The keys that only the other kind has.
     const fn foreign(self) -> &'static [&'static str] {
         match self {
@@ -101,7 +109,7 @@ fn machine(
     }
     let head = name.as_ref().map_or_else(|| node.head(&decoder.file.text), |name| name.span);
     let image_node = decoder.required(&fields, "image", "a machine");
-    let image = image_node.and_then(|node| image(decoder, node, kind));
+    let image = image_node.and_then(|node| image(decoder, node));
     let own_resources = fields.get("resources").and_then(|node| resources(decoder, node));
     let interfaces = networks.interfaces(decoder, fields.get("interfaces"), head);
     let users = fields.get("users").map(|node| users(decoder, node)).unwrap_or_default();
@@ -119,25 +127,24 @@ fn machine(
         (own, _) => Some(own.unwrap_or_default()),
     };
     let (name, image) = (name?, image?);
+    let storage = settings.storage.as_ref().and_then(|storage| storage.size);
+    decoder.context.uses.push(ImageUse {
+        machine: name.value.clone(),
+        recipe: match &image {
+            ImageSource::Recipe(path) => Some(path.written.clone()),
+            ImageSource::Reference(_) => None,
+        },
+        form: (kind.image(), image_node.map_or(name.span, |node| node.span)),
+        access: offered,
+        has_password: users.iter().any(|user| user.password.is_some()),
+        size: storage.zip(size).filter(|_| kind == MachineType::Vm),
+    });
     let kind = match kind {
-        MachineType::Vm => {
-            let size = settings.storage.as_ref().and_then(|storage| storage.size).zip(size);
-            decoder.context.uses.push(ImageUse {
-                machine: name.value.clone(),
-                recipe: match &image {
-                    ImageSource::Recipe(path) => Some(path.written.clone()),
-                    ImageSource::Reference(_) => None,
-                },
-                access: offered,
-                has_password: users.iter().any(|user| user.password.is_some()),
-                size,
-            });
-            MachineKind::Vm(Box::new(Vm { users, settings }))
-        }
+        MachineType::Vm => MachineKind::Vm(Box::new(Vm { users, settings })),
         MachineType::Container => MachineKind::Container(Container {
             env: fields.get("env").map(|node| env(decoder, node)).unwrap_or_default(),
-            command: fields.get("command").map(|node| words(decoder, node, "`command`")).unwrap_or_default(),
-            args: fields.get("args").map(|node| words(decoder, node, "`args`")).unwrap_or_default(),
+            command: fields.get("command").map(|node| decoder.words(node, "`command`")).unwrap_or_default(),
+            args: fields.get("args").map(|node| decoder.words(node, "`args`")).unwrap_or_default(),
         }),
     };
     Some(Machine { name: name.value, kind, image, resources, interfaces, access, ready, hidden })
@@ -162,16 +169,11 @@ fn sized(decoder: &mut Decoder<'_>, fields: &Fields<'_>, settings: VmSettings, h
 }
 
 /// `image`: a recipe by its path, or a reference.
-fn image(decoder: &mut Decoder<'_>, node: &Node, kind: MachineType) -> Option<ImageSource> {
+fn image(decoder: &mut Decoder<'_>, node: &Node) -> Option<ImageSource> {
     // Recipes are looked for before a lab's variables have values.
     let is_path = matches!(&node.kind, Kind::Scalar(scalar) if scalar.value.starts_with(['.', '/']));
     let text = if is_path { decoder.fixed_text(node, "the path of a recipe") } else { decoder.text(node, "`image`") }?;
     if is_path {
-        if kind == MachineType::Container {
-            let diagnostic = decoder.error(text.span, "a recipe makes the disk of a virtual machine");
-            decoder.push(diagnostic.hint("give a container image: `registry.example/app@sha256:…` or `oci:DIR`"));
-            return None;
-        }
         return recipe(decoder, &text).map(ImageSource::Recipe);
     }
     match text.value.parse::<ImageRef>() {
@@ -350,18 +352,13 @@ fn env(decoder: &mut Decoder<'_>, node: &Node) -> BTreeMap<String, Value> {
         return found;
     };
     for (key, node) in entries {
-        let name = decoder.follows(Text { value: key.name.clone(), span: key.span }, rules::env_name);
+        let name = decoder.follows(Text { value: key.name.clone(), span: key.span }, shared::env_name);
         let value = value(decoder, node, &format!("`{}`", shown(&key.name)));
         if let (Some(name), Some(value)) = (name, value) {
             found.insert(name.value, value);
         }
     }
     found
-}
-
-fn words(decoder: &mut Decoder<'_>, node: &Node, what: &str) -> Vec<String> {
-    let items = decoder.list(node, what).unwrap_or_default();
-    items.iter().filter_map(|item| decoder.text(item, "a word of it")).map(|text| text.value).collect()
 }
 
 /// Warns of a lab that no learner can enter.

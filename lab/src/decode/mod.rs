@@ -7,7 +7,7 @@ mod networks;
 mod secrets;
 mod study;
 
-use labwright_core::{ByteSize, Span, did_you_mean};
+use labwright_core::{ByteSize, ImageForm, Span, did_you_mean};
 use labwright_document::{Kind, Node, Piece, Text, Words, listed, shown};
 
 use crate::load::Origin;
@@ -37,6 +37,8 @@ pub(crate) struct Context {
 pub(crate) struct ImageUse {
     /// The machine.
     pub(crate) machine: String,
+    /// What the image must be for, and where the lab names it.
+    pub(crate) form: (ImageForm, Span),
     /// The ways in that the image must offer.
     pub(crate) access: Vec<(String, Span)>,
     /// Its recipe as the lab writes it, if it has one.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, ImageFacts};
+use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, ImageFacts, ImageForm};
 use labwright_lab::manifests::{Manifests, Object, Options, render, session_secrets};
 use labwright_lab::{FileKind, Files, LockedImage, LockedLab, Origin, load};
 use serde_json::Value;
@@ -67,6 +67,7 @@ fn facts(name: &str) -> ImageFacts {
         name: name.to_owned(),
         version: "1.0.0".to_owned(),
         title: None,
+        form: ImageForm::ContainerDisk,
         arch: Arch::Amd64,
         virtual_size: ByteSize::from_bytes(8 << 30),
         base: "debian-13".to_owned(),

@@ -1,6 +1,6 @@
 //! Images that were never built.
 
-use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, ImageFacts};
+use labwright_core::{AccessFact, AccessKind, Arch, ByteSize, Digest, ImageFacts, ImageForm};
 
 /// What an image says of itself that offers this behind its front door.
 pub(crate) fn facts(access: &[(&str, AccessKind)]) -> ImageFacts {
@@ -9,6 +9,7 @@ pub(crate) fn facts(access: &[(&str, AccessKind)]) -> ImageFacts {
         name: "attacker".to_owned(),
         version: "1.0.0".to_owned(),
         title: None,
+        form: ImageForm::ContainerDisk,
         arch: Arch::Amd64,
         virtual_size: ByteSize::from_bytes(8 << 30),
         base: "debian-13".to_owned(),

@@ -87,7 +87,13 @@ fn spec(
 /// A user of the recipe.
 fn user(decoder: &mut Decoder<'_>, fields: &Fields<'_>, users: &[(User, Span)]) -> Option<String> {
     let node = decoder.required(fields, "user", "an access to a terminal or desktop")?;
-    let Text { value, span } = decoder.text(node, "`user`")?;
+    let text = decoder.text(node, "`user`")?;
+    known_user(decoder, &text, users)
+}
+
+/// The user of the recipe, or of the one below, that a text names.
+pub(super) fn known_user(decoder: &mut Decoder<'_>, text: &Text, users: &[(User, Span)]) -> Option<String> {
+    let Text { value, span } = text.clone();
     if users.iter().any(|(user, _)| user.name == value) {
         return Some(value);
     }

@@ -6,16 +6,21 @@ use labwright_core::{Arch, Digest, ImageRef};
 
 use super::{Decoder, Fields, listed, shown};
 use crate::load::Feature;
-use crate::resolved::{Base, Distribution, Remote};
+use crate::resolved::{Base, Distribution, Remote, Variant};
 use crate::rules;
 use labwright_document::FileKind;
 use labwright_document::Want;
 use labwright_document::{Kind, Node};
 
 /// The forms of a base that is a mapping: its first key, and its others.
-const FORMS: [(&str, &[&str]); 5] =
-    [("url", &["digest"]), ("file", &["digest"]), ("image", &[]), ("recipe", &[]), ("bootstrap", &["suite"])];
-const KEYS: [&str; 7] = ["url", "file", "image", "recipe", "bootstrap", "digest", "suite"];
+const FORMS: [(&str, &[&str]); 5] = [
+    ("url", &["digest"]),
+    ("file", &["digest"]),
+    ("image", &[]),
+    ("recipe", &[]),
+    ("bootstrap", &["suite", "variant"]),
+];
+const KEYS: [&str; 8] = ["url", "file", "image", "recipe", "bootstrap", "digest", "suite", "variant"];
 
 /// The architectures to build for; amd64 where nothing is said.
 pub(super) fn architectures(decoder: &mut Decoder<'_>, node: Option<&Node>) -> Vec<Arch> {
@@ -125,7 +130,13 @@ fn bootstrap(decoder: &mut Decoder<'_>, fields: &Fields<'_>) -> Option<Base> {
         let suites: Vec<_> = Distribution::Debian.suites().iter().map(|suite| (*suite, *suite)).collect();
         decoder.choice(node, "a release of Debian", &suites)
     });
-    Some(Base::Bootstrap { distribution: distribution?, suite: suite?.to_owned() })
+    let variants = Variant::ALL.map(|variant| (variant.as_str(), variant));
+    let variant = fields.get("variant").map(|node| decoder.choice(node, "a variant of a bootstrap", &variants));
+    Some(Base::Bootstrap {
+        distribution: distribution?,
+        suite: suite?.to_owned(),
+        variant: variant.unwrap_or(Some(Variant::default()))?,
+    })
 }
 
 /// `digest` of a file that serves one architecture.

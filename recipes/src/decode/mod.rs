@@ -3,6 +3,7 @@
 mod access;
 mod base;
 mod files;
+mod output;
 mod packages;
 mod recipe;
 mod users;

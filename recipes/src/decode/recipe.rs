@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use labwright_core::ByteSize;
 
-use super::{Decoder, access, base, expected, files, packages, users};
+use super::{Decoder, access, base, expected, files, output, packages, users};
 use crate::below;
 use crate::load::Feature;
-use crate::resolved::{Check, Command, Compression, Recipe, Timeouts};
+use crate::resolved::{Check, Command, Output, Recipe, Timeouts};
 use crate::rules;
 use labwright_document::rules as shared;
 use labwright_document::{Kind, Node, Wanted};
@@ -77,7 +77,11 @@ pub(crate) fn recipe(decoder: &mut Decoder<'_>, root: &Node, overrides: &BTreeMa
     let ways = (&access[..], fields.key("access").unwrap_or_default());
     below::fit(decoder, &architectures, disk, ways);
     let checks = fields.get("checks").map(|node| checks(decoder, node)).unwrap_or_default();
-    let compression = fields.get("output").and_then(|node| output(decoder, node)).unwrap_or_default();
+    let output = fields.get("output").map(|node| output::output(decoder, node, &users));
+    if let Some(Some(Output::Container(_))) = output {
+        output::fit_container(decoder, &fields, &access);
+    }
+    output::bootable(decoder, base.as_ref(), output.as_ref(), fields.key("base").unwrap_or_default());
     let timeouts = fields.get("timeouts").map(|node| timeouts(decoder, node)).unwrap_or_default();
     decoder.unused_variables(declared);
     let metadata = metadata?;
@@ -100,7 +104,7 @@ pub(crate) fn recipe(decoder: &mut Decoder<'_>, root: &Node, overrides: &BTreeMa
         build_secrets,
         access,
         checks,
-        compression,
+        output: output.unwrap_or_else(|| Some(Output::default()))?,
         timeouts,
     })
 }
@@ -187,12 +191,6 @@ fn checks(decoder: &mut Decoder<'_>, node: &Node) -> Vec<Check> {
         }
     }
     found
-}
-
-fn output(decoder: &mut Decoder<'_>, node: &Node) -> Option<Compression> {
-    let fields = decoder.fields(node, "`output`", &["compression"])?;
-    let choices = [Compression::Zstd, Compression::Zlib, Compression::None].map(|choice| (choice.as_str(), choice));
-    fields.get("compression").and_then(|node| decoder.choice(node, "a compression", &choices))
 }
 
 fn timeouts(decoder: &mut Decoder<'_>, node: &Node) -> Timeouts {

@@ -30,6 +30,9 @@ pub enum Base {
         distribution: Distribution,
         /// Which release (`trixie`).
         suite: String,
+        /// How much of it.
+        #[serde(skip_serializing_if = "Variant::is_cloud")]
+        variant: Variant,
     },
 }
 
@@ -48,6 +51,35 @@ pub struct Remote {
 pub enum Distribution {
     /// Debian.
     Debian,
+}
+
+/// How much of a distribution is bootstrapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    /// A system that boots and takes cloud-init's configuration, as the vendor's cloud images: the default.
+    #[default]
+    Cloud,
+    /// The smallest that has a package manager, without a kernel: for containers.
+    Minimal,
+}
+
+impl Variant {
+    /// All variants.
+    pub const ALL: [Self; 2] = [Self::Cloud, Self::Minimal];
+
+    /// The word in a recipe.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cloud => "cloud",
+            Self::Minimal => "minimal",
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+    fn is_cloud(&self) -> bool {
+        *self == Self::Cloud
+    }
 }
 
 impl Distribution {

@@ -8,14 +8,15 @@ mod access;
 mod base;
 mod guest;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use labwright_core::{Arch, ByteSize};
+use labwright_core::{Arch, ByteSize, GuestPath, ImageForm};
 pub use labwright_document::LocalPath;
 use serde::Serialize;
 
 pub use access::{Access, AccessSpec, Geometry, Ttyd};
-pub use base::{Base, Distribution, Remote};
+pub use base::{Base, Distribution, Remote, Variant};
 pub use guest::{AptKey, AptSource, FileSource, Owner, Package, User, WriteFile};
 
 /// The port on which a machine's front door listens: the web server in front of its terminals and desktops.
@@ -60,8 +61,8 @@ pub struct Recipe {
     pub access: Vec<Access>,
     /// What must hold before a machine counts as ready, in the recipe's order; names are unique.
     pub checks: Vec<Check>,
-    /// How the clusters of the qcow2 are compressed.
-    pub compression: Compression,
+    /// What is made of the finished disk.
+    pub output: Output,
     /// How long a section's step may take. No part of what a step makes: leave it out of step keys.
     pub timeouts: Timeouts,
 }
@@ -85,6 +86,52 @@ pub struct Check {
     pub run: Command,
     /// How long one run may take; `None` leaves it to who runs it.
     pub timeout: Option<Duration>,
+}
+
+/// What is made of the finished disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Output {
+    /// A containerDisk: the image of a virtual machine.
+    Disk {
+        /// How the clusters of the qcow2 are compressed.
+        compression: Compression,
+    },
+    /// A container image, whose only layer is the disk's tree.
+    Container(Container),
+}
+
+impl Output {
+    /// What the image is for.
+    pub const fn form(&self) -> ImageForm {
+        match self {
+            Self::Disk { .. } => ImageForm::ContainerDisk,
+            Self::Container(_) => ImageForm::Container,
+        }
+    }
+}
+
+impl Default for Output {
+    fn default() -> Self {
+        Self::Disk { compression: Compression::default() }
+    }
+}
+
+/// How a container of an image runs where whoever runs it says nothing else.
+///
+/// Source: OCI image-spec, config.md; `command` and `args` are called as in Kubernetes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Container {
+    /// The image's entrypoint.
+    pub command: Vec<String>,
+    /// The arguments behind it.
+    pub args: Vec<String>,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// A user of the recipe or a number, with an optional `:GROUP`; `None` is root.
+    pub user: Option<String>,
+    /// Where it starts; `None` is `/`.
+    pub working_dir: Option<GuestPath>,
 }
 
 /// How the clusters of the qcow2 are compressed.

@@ -233,8 +233,8 @@ fn add_imgpkg(layout: &Layout, layer: &Descriptor, diff_id: Digest) -> Result<De
         // Nothing runs in it, but tools that unpack images want a platform to be named.
         architecture: "amd64".to_owned(),
         config: ContainerConfig {
-            entrypoint: Vec::new(),
             labels: [(IMGPKG_BUNDLE.to_owned(), "true".to_owned())].into(),
+            ..ContainerConfig::default()
         },
         created: Some(rfc3339(0)),
         os: "linux".to_owned(),

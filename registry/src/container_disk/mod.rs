@@ -5,4 +5,4 @@ mod pack;
 
 pub use facts::{FactsError, facts, image_config, manifest};
 pub(crate) use facts::{choose, facts_of};
-pub use pack::{PackError, Packed, pack};
+pub use pack::pack;

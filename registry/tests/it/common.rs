@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use labwright_core::{Arch, ByteSize, Digest, ImageFacts};
+use labwright_core::{Arch, ByteSize, Digest, ImageFacts, ImageForm};
 
 /// Whether the programs are there; says loudly what is skipped, and panics where `LABWRIGHT_REQUIRE` names the need.
 pub(crate) fn have(need: &str, programs: &[&str]) -> bool {
@@ -57,6 +57,7 @@ pub(crate) fn facts(arch: Arch) -> ImageFacts {
         name: "debian-terminal".to_owned(),
         version: "1.0.0".to_owned(),
         title: Some("Debian with a terminal".to_owned()),
+        form: ImageForm::ContainerDisk,
         arch,
         virtual_size: ByteSize::from_bytes(8 << 30),
         base: "debian:13".to_owned(),

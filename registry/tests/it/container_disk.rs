@@ -5,7 +5,8 @@ use std::path::Path;
 use crate::common::{facts, have, noise, run};
 use fs_err as fs;
 use labwright_core::{Arch, Cancel, Digest, Quiet};
-use labwright_registry::container_disk::{Packed, facts as read_facts, pack};
+use labwright_registry::Packed;
+use labwright_registry::container_disk::{facts as read_facts, pack};
 use labwright_registry::{Descriptor, Layout};
 
 fn packed(dir: &Path, arch: Arch, disk: &[u8]) -> (Layout, Packed) {

@@ -8,7 +8,8 @@ use crate::common::{Kept, facts, noise};
 use crate::fake::{Fake, Knobs};
 use fs_err as fs;
 use labwright_core::{Arch, Cancel, Digest, Event, Quiet, Reporter};
-use labwright_registry::container_disk::{Packed, pack};
+use labwright_registry::Packed;
+use labwright_registry::container_disk::pack;
 use labwright_registry::document::{Descriptor, Index, Manifest};
 use labwright_registry::media_type::{CYCLONEDX, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
 use labwright_registry::{

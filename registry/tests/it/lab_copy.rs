@@ -9,8 +9,9 @@ use crate::common::{DockerRegistry, Kept, causes, facts, have, noise, run};
 use crate::fake::{Fake, Knobs};
 use fs_err as fs;
 use labwright_core::{Arch, Cancel, Digest, Event, ImageFacts, Quiet, Reporter};
+use labwright_registry::Packed;
 use labwright_registry::bundle::PackedBundle;
-use labwright_registry::container_disk::{Packed, pack};
+use labwright_registry::container_disk::pack;
 use labwright_registry::document::Document;
 use labwright_registry::media_type::{CYCLONEDX, OCI_MANIFEST};
 use labwright_registry::{

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use crate::common::{DockerRegistry, command, facts, have, noise, run};
 use fs_err as fs;
 use labwright_core::{Arch, Cancel, Digest, Quiet, Reporter};
-use labwright_registry::container_disk::{Packed, pack};
+use labwright_registry::Packed;
+use labwright_registry::container_disk::pack;
 use labwright_registry::media_type::CYCLONEDX;
 use labwright_registry::{
     Copied, CopyOptions, Credentials, ExtractLimits, Images, ImagesError, Layout, Remote, RemoteError, RemoteOptions,

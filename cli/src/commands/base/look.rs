@@ -1,13 +1,13 @@
 //! What a build would start from, found out without a download and without a trace.
 
-use labwright_base_images::{Base, Bootstrap, Cache, DiskFormat, InImage, Pinning, find_entry};
+use labwright_base_images::{Base, Cache, DiskFormat, InImage, Pinning, find_entry};
 use labwright_core::{Arch, ByteSize, Digest, ImageRef, Registry};
 use labwright_disk::inspect::{Limits, inspect};
 use labwright_recipes::Loaded;
 use labwright_recipes::resolved::{self, AccessSpec, LocalPath, Recipe, Ttyd};
 use serde::Serialize;
 
-use super::{LOCK_NAME, Pins, known_suite, lock_of, no_arch, source};
+use super::{LOCK_NAME, Pins, bootstrap_of, lock_of, no_arch, source};
 use crate::error::{CommandError, Kind};
 
 /// A base, or what a build would do to get it.
@@ -46,8 +46,8 @@ pub(in crate::commands) fn look(
 ) -> Result<Looked, CommandError> {
     let found = |base: Option<Base>, missing: Missing| base.map_or(Looked::Away(missing), Looked::Here);
     Ok(match &loaded.recipe.base {
-        resolved::Base::Bootstrap { suite, .. } => {
-            let spec = Bootstrap { suite: known_suite(suite)?, arch };
+        resolved::Base::Bootstrap { suite, variant, .. } => {
+            let spec = bootstrap_of(suite, *variant, arch)?;
             found(
                 spec.find(cache),
                 Missing::new(format!("debian {suite} {arch}"), "it is made from the distribution's packages", None),

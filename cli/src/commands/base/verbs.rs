@@ -1,11 +1,11 @@
 use std::path::Path;
 
-use labwright_base_images::{Base as Disk, Bootstrap, Cache, DiskFormat, Lock, Origin, catalog, find_entry};
+use labwright_base_images::{Base as Disk, Cache, DiskFormat, Lock, Origin, catalog, find_entry};
 use labwright_core::{Arch, ByteSize, Digest};
 use labwright_recipes::resolved::Base as Wanted;
 use serde::Serialize;
 
-use super::{Bases, Pins, known_suite, lock_of};
+use super::{Bases, Pins, bootstrap_of, lock_of};
 use crate::args::{Base, BasePull, BaseRefresh};
 use crate::commands::runner::Wish;
 use crate::commands::{Context, build, image, recipe_file};
@@ -138,7 +138,7 @@ fn pull(args: &BasePull, context: &Context<'_>) -> Result<(), CommandError> {
                 Some(arch) => arch,
                 None => build::architecture(&loaded)?,
             };
-            let wish = Wish { choice: args.runner, kernel: args.appliance_kernel.as_deref() };
+            let wish = Wish { choice: args.runner, kernel: context.settings.kernel(args.appliance_kernel.as_deref()) };
             Bases::open(&images, context)?.fetch(&loaded, arch, pins, wish)?
         }
     };
@@ -189,9 +189,9 @@ fn refresh(args: &BaseRefresh, context: &Context<'_>) -> Result<(), CommandError
             }
             lock.save_pins(&path, &before)?;
         }
-        Wanted::Bootstrap { suite, .. } => {
+        Wanted::Bootstrap { suite, variant, .. } => {
             for &arch in &loaded.recipe.architectures {
-                Bootstrap { suite: known_suite(suite)?, arch }.forget(&bases.cache)?;
+                bootstrap_of(suite, *variant, arch)?.forget(&bases.cache)?;
             }
             context.ui.note("the next build makes the base anew from today's packages");
         }

@@ -1,4 +1,4 @@
-//! The worker's look at a finished disk: the known places, every file, and every byte.
+//! The worker's look at a finished disk: for an audit the known places, every file, and every byte; else its whole tree.
 
 use std::path::Path;
 
@@ -22,40 +22,58 @@ use crate::layer_files::LayerFiles;
 const PUBLIC: [&str; 5] = ["/usr/", "/lib/", "/lib64/", "/bin/", "/sbin/"];
 const LOCAL: &str = "/usr/local/";
 
-/// Looks at a disk. Its file system is mounted read-only, without replaying a journal, and nothing on it has any power;
-/// the kernel's code for the file system is still exposed to it.
-pub(super) fn audit(order: wire::Audit) -> Result<Vec<Finding>> {
-    enter_work(&order.work)?;
-    let cancel = Cancel::new();
-    let format = if order.disk.qcow2 { Format::Qcow2 } else { Format::Raw };
-    let reader = LayerFiles::open([(order.disk.path.as_path(), format)])?.reader()?;
-    let spec = ChainSpec {
-        lower: vec![(order.disk.path, format)],
-        top: None,
-        mount_point: "disk.raw".into(),
-        socket: "q".into(),
-    };
-    let chain = Chain::open(&spec, &cancel)?;
+/// Does something with the tree of a disk, which is mounted at `mnt`.
+///
+/// Its file system is mounted read-only, without replaying a journal, and nothing on it has any power; the kernel's code
+/// for the file system is still exposed to it.
+fn with_tree<T>(work: &Path, disk: wire::BaseFile, look: impl FnOnce() -> Result<T>) -> Result<T> {
+    enter_work(work)?;
+    let format = if disk.qcow2 { Format::Qcow2 } else { Format::Raw };
+    let spec =
+        ChainSpec { lower: vec![(disk.path, format)], top: None, mount_point: "disk.raw".into(), socket: "q".into() };
+    let chain = Chain::open(&spec, &Cancel::new())?;
     let raw = Disk::File(chain.export_path().to_owned());
     let mut system = System::open(raw, "mnt", Path::new("look"), Access::ReadOnly).map_err(Failed::system)?;
-    let needles = Needles::secrets_and_keys(&order.secrets);
-    let hits = leaks::in_raw(&reader, &needles, &cancel)?;
-
     system.mount(Access::ReadOnly).map_err(Failed::system)?;
-    let mut findings = places(&order.work)?.findings;
-    let files = in_tree(Path::new("mnt"), &needles)?;
+    let found = look()?;
     system.unmount().map_err(Failed::system)?;
     chain.close()?;
+    Ok(found)
+}
+
+/// Looks for what must not be in an image.
+pub(super) fn audit(order: wire::Audit) -> Result<Vec<Finding>> {
+    let format = if order.disk.qcow2 { Format::Qcow2 } else { Format::Raw };
+    let reader = LayerFiles::open([(order.disk.path.as_path(), format)])?.reader()?;
+    let needles = Needles::secrets_and_keys(&order.secrets);
+    let hits = leaks::in_raw(&reader, &needles, &Cancel::new())?;
+    let (mut findings, files) = with_tree(&order.work, order.disk, || {
+        Ok((places(&order.work)?.findings, in_tree(Path::new("mnt"), &needles)?))
+    })?;
     add_contents(&mut findings, hits, files);
     findings.sort();
     Ok(findings)
 }
 
-/// The guest program's audit, from inside the tree: links lead nowhere else there.
+/// Writes the tree as a tar archive.
+pub(super) fn archive(order: wire::Archive) -> Result<()> {
+    with_tree(&order.work, order.disk, || {
+        let mut sink = fs_err::File::create(&order.destination)?;
+        let (mut guest, request) = guest(&order.work, Action::Archive)?;
+        let (mut stdin, mut stdout) = guest.pipes().expect("the pipes were not taken before");
+        client::receive_archive(&mut stdin, &mut stdout, &request, &mut sink).map_err(|error| guest_failure(&error))
+    })
+}
+
+/// The guest program, and what it is asked to do in the tree: links lead nowhere else there.
+fn guest(work: &Path, action: Action) -> Result<(Peer, Request)> {
+    Ok((Peer::child(&work.join(GUEST), &["step"])?, Request::new(work.join("mnt"), vec![action])))
+}
+
+/// The guest program's audit.
 fn places(work: &Path) -> Result<Outcome> {
-    let mut guest = Peer::child(&work.join(GUEST), &["step"])?;
+    let (mut guest, request) = guest(work, Action::Audit)?;
     let (mut stdin, mut stdout) = guest.pipes().expect("the pipes were not taken before");
-    let request = Request::new(work.join("mnt"), vec![Action::Audit]);
     let mut no_files = |_| Err(std::io::ErrorKind::NotFound.into());
     let outcome = client::run_step(&mut stdin, &mut stdout, &request, &mut no_files, &mut |_| {});
     outcome.map_err(|error| guest_failure(&error))
