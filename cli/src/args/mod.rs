@@ -91,7 +91,7 @@ pub enum Command {
     Check(Check),
     /// Say what a build would do and why, and change nothing
     Plan(Plan),
-    /// Build the disk of a recipe, or of each machine of a lab, and pack it as a containerDisk
+    /// Build the disk of a recipe, or of each machine of a lab, and pack it as an image
     Build(Build),
     /// Write the Kubernetes manifests of a lab
     Render(Render),
