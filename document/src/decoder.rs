@@ -11,6 +11,7 @@ use labwright_core::{ByteSize, Diagnostic, SourceFile, Span, did_you_mean};
 use crate::files::Files;
 use crate::node::{Kind, Meaning, Node, Scalar, Style};
 use crate::place;
+use crate::rules;
 use crate::template::{FILTERS, MistakeKind, OPEN, Templates, expressions};
 
 /// What a text should have been, to follow "… is not": `a DNS label (…)`.
@@ -167,6 +168,28 @@ impl<'a, C> Decoder<'a, C> {
             _ => diagnostic.hint("write `[]` for an empty list, or leave the key out"),
         });
         None
+    }
+
+    /// Environment variables by name; `read` makes a value, and gets what to call it. Mistakes are told and left out.
+    pub fn env<T>(
+        &mut self,
+        node: &Node,
+        mut read: impl FnMut(&mut Self, &Node, &str) -> Option<T>,
+    ) -> BTreeMap<String, T> {
+        let Kind::Mapping(entries) = &node.kind else {
+            let message = expected("`env` is a mapping from names to texts", node);
+            self.push(self.error(node.span, message).hint("write `env: {NAME: VALUE}`"));
+            return BTreeMap::new();
+        };
+        let mut found = BTreeMap::new();
+        for (key, node) in entries {
+            let name = self.follows(Text { value: key.name.clone(), span: key.span }, rules::env_name);
+            let value = read(self, node, &format!("`{}`", shown(&key.name)));
+            if let (Some(name), Some(value)) = (name, value) {
+                found.insert(name.value, value);
+            }
+        }
+        found
     }
 
     /// A list of texts; what is none is told and left out.

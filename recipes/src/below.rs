@@ -15,6 +15,7 @@ pub struct Below {
     users: Vec<String>,
     access: Vec<(String, AccessKind)>,
     form: ImageForm,
+    boots: bool,
 }
 
 impl Below {
@@ -34,6 +35,7 @@ impl Below {
             users,
             access,
             form: recipe.output.form(),
+            boots: recipe.base.boots() && below.is_none_or(|below| below.boots),
         }
     }
 
@@ -50,6 +52,11 @@ impl Below {
     /// The size of the disk, where a recipe of the chain gives one.
     pub fn disk_size(&self) -> Option<ByteSize> {
         self.disk_size
+    }
+
+    /// Whether a machine can boot from the disk, as far as its recipes tell.
+    pub(crate) fn boots(&self) -> bool {
+        self.boots
     }
 
     pub(crate) fn users(&self) -> impl Iterator<Item = &str> {

@@ -47,7 +47,14 @@ fn what_does_not_fit_has_its_place() {
         let built = lab.run(&["build", "r"]);
         assert_eq!((built.code, built.err.contains(said)), (1, true), "{built}");
     }
+    let minimal = "{bootstrap: debian, suite: trixie, variant: minimal}";
+    lab.write("lower/recipe.yaml", &recipe("lower", minimal, "output: {container: {}}\n"));
+    upper("output: {container: {command: [/bin/sh]}}\n");
+    assert_eq!(check(&lab).0, 0, "{}", check(&lab).1);
     upper("");
+    let (code, err) = check(&lab);
+    assert_eq!(code, 1, "{err}");
+    assert!(err.contains("has no kernel, so this disk would not boot") && err.contains("r/recipe.yaml:4:"), "{err}");
     lab.write("lower/recipe.yaml", &recipe("lower", lower, "pakages: [git]\n"));
     let (code, err) = check(&lab);
     assert_eq!(code, 1, "{err}");

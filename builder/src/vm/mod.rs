@@ -12,6 +12,7 @@ mod index;
 mod initramfs;
 mod kernel_modules;
 mod link;
+mod memory;
 mod network;
 mod package;
 mod repack;

@@ -25,7 +25,7 @@ use super::appliance::{self, Appliance, ApplianceError};
 use super::link::{End, Watch};
 use super::seat::Seat;
 use super::supply::{self, Supplier, SupplyError};
-use super::{VmRunner, network};
+use super::{VmRunner, memory, network};
 use crate::chroot::wire::{self, FailureKind};
 use crate::chroot::{SessionError, worker};
 use crate::layer_files::LayerFiles;
@@ -39,9 +39,6 @@ const ORDER: Duration = Duration::from_mins(15);
 
 /// What a step may take beyond its own limit, at whose end the guest program itself says so.
 const GRACE: Duration = Duration::from_mins(3);
-
-/// The most memory that a machine gets, and the least that it starts with.
-const MEMORY: (u64, u64) = (4 << 30, 768 << 20);
 
 /// The size of the disk for packages; it takes only the room of what is in it.
 const SCRATCH_SIZE: u64 = 32 << 30;
@@ -604,7 +601,7 @@ fn machine(runner: &VmRunner, arch: Arch, drive: Drive, work: &Path, appliance: 
     let mut machine = Machine::new(arch, runner.accelerator, work.join("console"), work.join("q"));
     "labwright build".clone_into(&mut machine.name);
     machine.cpus = std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
-    machine.memory = ByteSize::from_bytes(memory());
+    machine.memory = ByteSize::from_bytes(memory::of_machine());
     machine.screen = Screen::None;
     machine.no_room = NoRoom::Fail;
     machine.kernel =
@@ -612,18 +609,6 @@ fn machine(runner: &VmRunner, arch: Arch, drive: Drive, work: &Path, appliance: 
     machine.ports = vec![Port { name: labwright_appliance::PORT.to_owned(), socket: work.join("p") }];
     machine.disks = vec![drive, Drive::raw(scratch).ignore_flushes()];
     Ok(machine)
-}
-
-/// Half of the memory that is free, in bytes, within limits. QEMU takes only what the guest touches.
-fn memory() -> u64 {
-    let (most, least) = MEMORY;
-    let meminfo = fs_err::read_to_string("/proc/meminfo").unwrap_or_default();
-    let free = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))
-        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok())
-        .map_or(most, |kib| kib * 1024);
-    (free / 2).clamp(least, most)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-use labwright_core::{ByteSize, ImageFacts, ImageRef};
+use labwright_core::{ByteSize, ImageFacts, ImageForm, ImageRef};
 use labwright_registry::{Images, Inspection, Layout, PlatformInspection, ReferrerInspection, annotations, media_type};
 use serde::Serialize;
 
@@ -100,7 +100,12 @@ fn lab_text(lab: &Published) -> String {
         say("machine:", format!("{} ({}{hidden})", machine.name, machine.kind));
         say("  image:", machine.reference());
         if let Some(facts) = &machine.facts {
-            say("  disk:", format!("{}, {} {}", facts.virtual_size.human(), facts.name, facts.version));
+            match facts.form {
+                ImageForm::ContainerDisk => {
+                    say("  disk:", format!("{}, {} {}", facts.virtual_size.human(), facts.name, facts.version));
+                }
+                ImageForm::Container => say("  container:", format!("{} {}", facts.name, facts.version)),
+            }
         }
         if !machine.access.is_empty() {
             say("  access:", machine.access.join(", "));
@@ -173,7 +178,10 @@ fn facts_text(facts: &ImageFacts) -> Vec<String> {
 fn facts_lines(facts: &ImageFacts) -> Vec<String> {
     let mut lines = vec![format!("name:      {} {}", facts.name, facts.version)];
     lines.extend(facts.title.iter().map(|title| format!("title:     {title}")));
-    lines.push(format!("disk:      {}", facts.virtual_size.human()));
+    lines.push(match facts.form {
+        ImageForm::ContainerDisk => format!("disk:      {}", facts.virtual_size.human()),
+        ImageForm::Container => "form:      container image".to_owned(),
+    });
     lines.push(format!("base:      {} ({})", facts.base, facts.base_digest));
     lines.push(format!("recipe:    {}", facts.recipe_digest));
     lines.push(format!("built by:  labwright {}", facts.tool_version));

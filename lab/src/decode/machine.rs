@@ -1,10 +1,8 @@
 //! `machines`.
 
-use std::collections::BTreeMap;
-
 use labwright_core::{ByteSize, Diagnostic, ImageForm, ImageRef, Span};
 use labwright_document::rules as shared;
-use labwright_document::{Fields, FileKind, Kind, LocalPath, Node, Text, Want, expected, shown};
+use labwright_document::{Fields, FileKind, Kind, LocalPath, Node, Text, Want, shown};
 
 use super::kubevirt::{self, Defaults};
 use super::networks::Networks;
@@ -142,7 +140,7 @@ fn machine(
     let kind = match kind {
         MachineType::Vm => MachineKind::Vm(Box::new(Vm { users, settings })),
         MachineType::Container => MachineKind::Container(Container {
-            env: fields.get("env").map(|node| env(decoder, node)).unwrap_or_default(),
+            env: fields.get("env").map(|node| decoder.env(node, value)).unwrap_or_default(),
             command: fields.get("command").map(|node| decoder.words(node, "`command`")).unwrap_or_default(),
             args: fields.get("args").map(|node| decoder.words(node, "`args`")).unwrap_or_default(),
         }),
@@ -342,23 +340,6 @@ fn ready(decoder: &mut Decoder<'_>, node: &Node) -> Option<Ready> {
     let fields = decoder.fields(node, "`ready`", &["timeout"])?;
     let node = decoder.required(&fields, "timeout", "`ready`")?;
     decoder.read(node, "`timeout`", shared::duration).map(|timeout| Ready { timeout })
-}
-
-fn env(decoder: &mut Decoder<'_>, node: &Node) -> BTreeMap<String, Value> {
-    let mut found = BTreeMap::new();
-    let Kind::Mapping(entries) = &node.kind else {
-        let message = expected("`env` is a mapping from names to texts", node);
-        decoder.push(decoder.error(node.span, message).hint("write `env: {NAME: VALUE}`"));
-        return found;
-    };
-    for (key, node) in entries {
-        let name = decoder.follows(Text { value: key.name.clone(), span: key.span }, shared::env_name);
-        let value = value(decoder, node, &format!("`{}`", shown(&key.name)));
-        if let (Some(name), Some(value)) = (name, value) {
-            found.insert(name.value, value);
-        }
-    }
-    found
 }
 
 /// Warns of a lab that no learner can enter.

@@ -1,13 +1,10 @@
 //! `output`: what is made of the finished disk.
 
-use std::collections::BTreeMap;
-
 use labwright_core::{AccessKind, GuestPath, Span};
-use labwright_document::rules as shared;
-use labwright_document::{Kind, Node, Text};
+use labwright_document::{Node, Text};
 
-use super::{Decoder, Fields, access, expected, shown};
-use crate::resolved::{Access, Base, Compression, Container, Output, User, Variant};
+use super::{Decoder, Fields, access};
+use crate::resolved::{Access, Base, Compression, Container, Output, User};
 use crate::rules;
 
 const KEYS: [&str; 2] = ["compression", "container"];
@@ -36,27 +33,14 @@ fn container(decoder: &mut Decoder<'_>, node: &Node, users: &[(User, Span)]) -> 
     Some(Container {
         command: fields.get("command").map(|node| decoder.words(node, "`command`")).unwrap_or_default(),
         args: fields.get("args").map(|node| decoder.words(node, "`args`")).unwrap_or_default(),
-        env: fields.get("env").map(|node| env(decoder, node)).unwrap_or_default(),
+        env: fields.get("env").map(|node| decoder.env(node, value)).unwrap_or_default(),
         user: fields.get("user").and_then(|node| user(decoder, node, users)),
         working_dir: fields.get("working_dir").and_then(|node| directory(decoder, node)),
     })
 }
 
-fn env(decoder: &mut Decoder<'_>, node: &Node) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
-    let Kind::Mapping(entries) = &node.kind else {
-        let message = expected("`env` is a mapping from names to texts", node);
-        decoder.push(decoder.error(node.span, message).hint("write `env: {NAME: VALUE}`"));
-        return found;
-    };
-    for (key, node) in entries {
-        let name = decoder.follows(Text { value: key.name.clone(), span: key.span }, shared::env_name);
-        let value = decoder.text(node, &format!("`{}`", shown(&key.name)));
-        if let (Some(name), Some(value)) = (name, value) {
-            found.insert(name.value, value.value);
-        }
-    }
-    found
+fn value(decoder: &mut Decoder<'_>, node: &Node, what: &str) -> Option<String> {
+    decoder.text(node, what).map(|text| text.value)
 }
 
 /// A user of the recipe, or numbers: who runs the container may not know the image's accounts.
@@ -90,9 +74,11 @@ pub(super) fn fit_container(decoder: &mut Decoder<'_>, fields: &Fields<'_>, acce
 
 /// A disk of what has no kernel would not boot.
 pub(super) fn bootable(decoder: &mut Decoder<'_>, base: Option<&Base>, output: Option<&Option<Output>>, span: Span) {
-    let minimal = matches!(base, Some(Base::Bootstrap { variant: Variant::Minimal, .. }));
-    if minimal && matches!(output, None | Some(Some(Output::Disk { .. }))) {
-        let diagnostic = decoder.error(span, "the variant `minimal` has no kernel, so its disk does not boot");
+    let below_boots = decoder.context.below.is_none_or(crate::below::Below::boots);
+    let boots = below_boots && base.is_none_or(Base::boots);
+    if !boots && matches!(output, None | Some(Some(Output::Disk { .. }))) {
+        let diagnostic =
+            decoder.error(span, "a base of the variant `minimal` has no kernel, so this disk would not boot");
         decoder.push(diagnostic.hint("write `output: {container: {}}` for a container image, or leave `variant` out"));
     }
 }

@@ -36,6 +36,13 @@ pub enum Base {
     },
 }
 
+impl Base {
+    /// Whether a machine can boot from it, as far as the recipe tells.
+    pub fn boots(&self) -> bool {
+        !matches!(self, Self::Bootstrap { variant: Variant::Minimal, .. })
+    }
+}
+
 /// A file elsewhere, with the digest that it must have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Remote {
