@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use labwright_tests::{Lab, Said, said, wants_long};
 use serde_json::Value;
 
+use crate::faults::Unmount;
+use crate::full::{fill, wait_until};
 use crate::runners::{can_emulate, nobody_in, share_kernel};
 use crate::trees::{differences, tree_at};
 use crate::world::{assert_nothing_left_of, can_build, files, has, installed, text, tool};
@@ -173,6 +175,36 @@ fn machine_bootstraps_that_are_stopped_or_killed_leave_nothing() {
     let listed = said(&mut nobody_in(&lab, &["base", "ls"]));
     assert_eq!(listed.code, 0, "{listed}");
     assert!(files(&lab.path().join("home/bases/work")).is_empty());
+}
+
+#[test]
+fn machine_meets_a_full_disk_while_a_base_is_installed() {
+    if !can_bootstrap() {
+        return;
+    }
+    let lab = Lab::new();
+    let minimal = RECIPE.replace("suite: trixie", "suite: trixie, variant: minimal") + "output: {container: {}}\n";
+    lab.write("r/recipe.yaml", &minimal);
+    let home = lab.path().join("home");
+    fs_err::create_dir(&home).unwrap();
+    let unmount = Unmount(&home);
+    tool("mount", &["-t", "tmpfs", "-o", "size=3g", "tmpfs", text(&home)]);
+    share_kernel(&home);
+    let log = lab.path().join("stderr");
+    let mut build = started(&mut nobody_in(&lab, &["build", "--format", "json", "r"]), &log);
+    assert!(wait_until(&mut build, &log, "unpacked a package", &|said| said.contains("Preparing to unpack")));
+    let filler = home.join("filler");
+    fill(&home, &filler, 0);
+    let code = build.wait().unwrap().code();
+    fs_err::remove_file(&filler).unwrap();
+    let words = fs_err::read_to_string(&log).unwrap();
+    assert_eq!(code, Some(3), "{words}");
+    assert!(words.contains(&format!("the disk that holds {}/work/", text(&home))), "{words}");
+    assert_nothing_left_of(&home.join("work"), "a bootstrap on a full disk");
+    for place in ["work", "bases/work", "bases/names"] {
+        assert_eq!(files(&home.join(place)), Vec::<PathBuf>::new(), "{place}");
+    }
+    drop(unmount);
 }
 
 /// Starts a program whose words go into a file.

@@ -223,7 +223,7 @@ pub(crate) fn wait_until(build: &mut Child, said: &Path, what: &str, is_so: &dyn
 }
 
 /// Takes all the room that there is but so many bytes.
-fn fill(home: &Path, filler: &Path, but: u64) {
+pub(crate) fn fill(home: &Path, filler: &Path, but: u64) {
     let file = fs_err::File::create(filler).unwrap();
     let mut at = 0;
     let mut piece = 64 << 20;
