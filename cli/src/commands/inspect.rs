@@ -104,7 +104,7 @@ fn lab_text(lab: &Published) -> String {
                 ImageForm::ContainerDisk => {
                     say("  disk:", format!("{}, {} {}", facts.virtual_size.human(), facts.name, facts.version));
                 }
-                ImageForm::Container => say("  container:", format!("{} {}", facts.name, facts.version)),
+                ImageForm::Container => say("  recipe:", format!("{} {}", facts.name, facts.version)),
             }
         }
         if !machine.access.is_empty() {
