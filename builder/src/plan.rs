@@ -356,11 +356,6 @@ impl Plan {
         &self.secrets
     }
 
-    /// The digest of the resolved recipe and of all files that it names.
-    pub fn recipe_digest(&self) -> &Digest {
-        &self.recipe_digest
-    }
-
     /// The facts about the image that this plan makes.
     pub fn facts(&self, extra_packages: Vec<PackageFact>) -> ImageFacts {
         let recipe = &self.recipe;

@@ -44,6 +44,9 @@ impl Runner {
             Arch::Arm64 => Tool::QemuSystemAarch64,
         };
         missing(&[Tool::QemuImg, machine, Tool::Mke2fs]).or_else(|| {
+            if let Some(kernel) = own_kernel.filter(|kernel| !kernel.is_file()) {
+                return Some(format!("the machine's kernel package {} is no file", kernel.display()));
+            }
             let fetched = own_kernel.is_some() || appliance::is_kept(appliance_dir, arch);
             let without = missing(&[Tool::AptCache, Tool::AptGet]).filter(|_| !fetched)?;
             Some(format!("there is no kernel for the machine yet, and to fetch one {without}"))

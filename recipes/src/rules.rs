@@ -109,8 +109,9 @@ pub(crate) fn address(text: &str) -> Rule {
 
 /// Who a container runs as: a name or number, and a group after a `:`.
 pub(crate) fn container_user(text: &str) -> Rule {
-    let part =
-        |text: &str| account(text).is_ok() || (1..=10).contains(&text.len()) && all(text, |b| b.is_ascii_digit());
+    // The last number means "nobody said".
+    let number = |text: &str| all(text, |b| b.is_ascii_digit()) && text.parse().is_ok_and(|id: u32| id < u32::MAX);
+    let part = |text: &str| account(text).is_ok() || number(text);
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     if part(user) && group.is_none_or(part) {
         Ok(())
@@ -178,7 +179,7 @@ mod tests {
         for good in ["root", "learner", "1000", "1000:1000", "learner:users"] {
             assert_eq!(container_user(good), Ok(()), "{good}");
         }
-        for bad in ["", ":", "1000:", "Learner", "a b", "12345678901", "a:b:c"] {
+        for bad in ["", ":", "1000:", "Learner", "a b", "12345678901", "4294967295", "a:b:c"] {
             assert!(container_user(bad).is_err(), "{bad}");
         }
         assert!(geometry("1280x800").is_ok() && geometry("1280").is_err() && geometry("10x10").is_err());

@@ -176,12 +176,29 @@ pub struct ImageConfig {
     /// When the image was made (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
+    /// How each layer came to be, lowest first.
+    #[serde(default, deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<LayerHistory>,
     /// The operating system, as Go names it.
     #[serde(default)]
     pub os: String,
     /// The uncompressed layers.
     #[serde(default)]
     pub rootfs: RootFs,
+}
+
+/// How a layer came to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerHistory {
+    /// When (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<String>,
+    /// By which command.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub created_by: String,
+    /// What else there is, such as that there is no layer.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
 }
 
 /// How a container of an image runs.

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use labwright_core::{Arch, Cancelled, Digest, ImageFacts};
+use labwright_core::{Arch, Cancelled, Digest, ImageFacts, ImageForm};
 
 use crate::annotations::{CREATED, FACTS, TITLE, VERSION};
 use crate::document::{
-    ContainerConfig, Descriptor, Document, ImageConfig, Index, Manifest, Platform, RootFs, to_bytes,
+    ContainerConfig, Descriptor, Document, ImageConfig, Index, LayerHistory, Manifest, Platform, RootFs, to_bytes,
 };
 use crate::layout::{Layout, LayoutError, find_tag, set_tag};
 use crate::media_type::{OCI_CONFIG, OCI_INDEX, OCI_MANIFEST};
@@ -151,6 +151,15 @@ fn image_config(facts: &ImageFacts, created: u64, diff_id: &Digest, container: C
         architecture: facts.arch.as_str().to_owned(),
         config: ContainerConfig { labels, ..container },
         created: Some(rfc3339(created)),
+        // Tools that put layers on an image want to know of those that are there.
+        history: match facts.form {
+            ImageForm::ContainerDisk => Vec::new(),
+            ImageForm::Container => vec![LayerHistory {
+                created: Some(rfc3339(created)),
+                created_by: "labwright build".to_owned(),
+                other: BTreeMap::new(),
+            }],
+        },
         os: "linux".to_owned(),
         rootfs: RootFs { diff_ids: vec![diff_id.clone()], kind: "layers".to_owned() },
     }

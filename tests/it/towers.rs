@@ -137,6 +137,13 @@ fn build_on_a_recipe_shares_its_layers() {
     let names: Vec<_> = facts["access"].as_array().unwrap().iter().map(|way| way["name"].clone()).collect();
     assert_eq!(names, ["web", "api"], "the ways into the lower machine are ways into this one");
 
+    // So is what describes them, although no step does anything about a port.
+    let body = fs_err::read_to_string(world.lab.path().join("r/recipe.yaml")).unwrap();
+    world.lab.write("r/recipe.yaml", &body.replace("port: 80}", "port: 82}"));
+    let described = build("upper");
+    assert_eq!((steps(&described, false), &described["unchanged"]), (Vec::<&str>::new(), &Value::Bool(false)));
+    assert_eq!(build("upper")["unchanged"], true);
+
     // A change below is a change above; `--from` is about the recipe's own steps, `--no-cache` about all.
     let from = world.lab.run(&["build", "--format", "json", "--from", "files", "upper"]);
     assert_eq!(steps(&serde_json::from_str(&from.out).unwrap(), false), ["files", "commands", "seal"], "{from}");

@@ -22,6 +22,16 @@ const LOST: &str = "lost+found";
 /// the security policy or the file system of one machine.
 const ATTRIBUTES: [&str; 2] = ["security.capability", "user."];
 
+/// Where a file has its access control list.
+const ACCESS_LIST: &str = "system.posix_acl_access";
+
+/// How the name of a file begins that says what a layer removes. Source: OCI image-spec, layer.md, "Whiteouts".
+const WHITEOUT: &[u8] = b".wh.";
+
+/// How many bytes of a link's target a header holds, and the record of a PAX header that holds more. Source: POSIX, pax.
+const LINK_FIELD: usize = 100;
+const LINK_KEY: &str = "linkpath";
+
 /// How a record of a PAX header is called that has an extended attribute. Source: star(5), used by OCI's tools.
 const ATTRIBUTE_KEY: &str = "SCHILY.xattr.";
 
@@ -52,11 +62,16 @@ fn directory(
             continue;
         }
         let path = inside.join(&name);
+        if name.as_bytes().starts_with(WHITEOUT) {
+            let value = path.display().to_string();
+            let rule = "in a layer, a name that begins with `.wh.` says that a file is removed";
+            return Err(StepError::Invalid { what: "the file name", value, rule });
+        }
         let full = root.join(&path);
         let metadata = fs_err::symlink_metadata(&full).doing("look at", &full)?;
         let kind = metadata.file_type();
         let mut header = Header::new_gnu();
-        header.set_mode(metadata.mode() & 0o7777);
+        header.set_mode(if kind.is_symlink() { metadata.mode() & 0o7777 } else { mode(&full, metadata.mode())? });
         header.set_uid(metadata.uid().into());
         header.set_gid(metadata.gid().into());
         header.set_mtime(u64::try_from(metadata.mtime()).unwrap_or_default());
@@ -72,16 +87,22 @@ fn directory(
             }
             links.insert((metadata.dev(), metadata.ino()), path.clone());
         }
-        // A link has none of these, and asking follows nothing.
-        let attributes = attributes(&full).doing("read the attributes of", &full)?;
-        let records = attributes.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
-        if !attributes.is_empty() {
+        // Asking follows no link.
+        let mut records = attributes(&full).doing("read the attributes of", &full)?;
+        let target = if kind.is_symlink() { fs_err::read_link(&full).doing("read", &full)? } else { PathBuf::new() };
+        // As it is, to the last slash: a link may carry something else than a path.
+        let target = target.as_os_str().as_bytes();
+        if target.len() > LINK_FIELD {
+            records.insert(LINK_KEY.to_owned(), target.to_vec());
+        }
+        if !records.is_empty() {
+            let records = records.iter().map(|(key, value)| (key.as_str(), value.as_slice()));
             archive.append_pax_extensions(records).doing("send", &full)?;
         }
         if kind.is_symlink() {
             header.set_entry_type(EntryType::Symlink);
-            let target = fs_err::read_link(&full).doing("read", &full)?;
-            archive.append_link(&mut header, &path, target).doing("send", &full)?;
+            header.set_link_name_literal(&target[..target.len().min(LINK_FIELD)]).doing("send", &full)?;
+            archive.append_data(&mut header, &path, io::empty()).doing("send", &full)?;
         } else if kind.is_dir() {
             header.set_entry_type(EntryType::Directory);
             let mut name = path.clone().into_os_string();
@@ -100,6 +121,29 @@ fn directory(
         }
     }
     Ok(())
+}
+
+/// The permissions of a file. Where it has an access control list, which is left out, the group's bits stand for the list's
+/// mask: the group keeps what the list gives to itself.
+fn mode(path: &Path, mode: u32) -> Result<u32, StepError> {
+    let mut list = vec![0; 64 << 10];
+    let length = match rustix::fs::lgetxattr(path, ACCESS_LIST, &mut list[..]) {
+        Ok(length) => length,
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => 0,
+        Err(error) => return Err(error).doing("read the attributes of", path),
+    };
+    let group = group_of(&list[..length]).map_or(mode >> 3 & 0o7, |group| group & (mode >> 3));
+    Ok(mode & 0o7707 | group << 3)
+}
+
+/// What an access control list gives to the file's group. Source: Linux, `include/uapi/linux/posix_acl_xattr.h`.
+fn group_of(list: &[u8]) -> Option<u32> {
+    const GROUP_OBJECT: u16 = 0x04;
+    // A version of four bytes, and entries of tag, permissions and id.
+    list.get(4..)?.chunks_exact(8).find_map(|entry| {
+        let number = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
+        (number(0) == GROUP_OBJECT).then(|| u32::from(number(2)) & 0o7)
+    })
 }
 
 /// The attributes that are kept, as records of a PAX header, in the order of their names.
@@ -148,6 +192,7 @@ mod tests {
                 .into_iter()
                 .flatten()
                 .map(|record| record.unwrap())
+                .filter(|record| record.key().unwrap() != LINK_KEY)
                 .map(|record| format!(" {}={:?}", record.key().unwrap(), record.value_bytes()))
                 .collect();
             let mut content = String::new();
@@ -169,6 +214,9 @@ mod tests {
         fs_err::set_permissions(root.join("usr/bin/b"), PermissionsExt::from_mode(0o4755)).unwrap();
         fs_err::hard_link(root.join("usr/bin/b"), root.join("usr/bin/c")).unwrap();
         std::os::unix::fs::symlink("/usr/bin", root.join("bin")).unwrap();
+        let far = format!("https://a//{}", "b/./".repeat(40));
+        std::os::unix::fs::symlink("https://x/./y//", root.join("data")).unwrap();
+        std::os::unix::fs::symlink(&far, root.join("far")).unwrap();
         let long = "n".repeat(200);
         fs_err::write(root.join("var").join(&long), "").unwrap();
         drop(std::os::unix::net::UnixListener::bind(root.join("var/socket")).unwrap());
@@ -180,6 +228,8 @@ mod tests {
         write(root, &mut bytes).unwrap();
         let expected = [
             "Symlink bin 777 /usr/bin",
+            "Symlink data 777 https://x/./y//",
+            &format!("Symlink far 777 {far}"),
             "Directory proc/ 555 ",
             "Directory run/ 755 ",
             "Directory usr/ 755 ",
@@ -194,6 +244,24 @@ mod tests {
         let mut again = Vec::new();
         write(root, &mut again).unwrap();
         assert!(bytes == again, "the same tree gives the same archive");
+    }
+
+    #[test]
+    fn a_name_that_would_remove_another_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs_err::write(dir.path().join(".wh.other"), "").unwrap();
+        let error = write(dir.path(), io::sink()).unwrap_err();
+        assert!(error.to_string().starts_with("the file name `.wh.other` is not valid"), "{error}");
+    }
+
+    #[test]
+    fn the_group_keeps_what_a_list_gives_to_it() {
+        let entry =
+            |tag: u16, permissions: u16| [tag.to_le_bytes(), permissions.to_le_bytes(), [255; 2], [255; 2]].concat();
+        // user::rw-, user:alice:rw-, group::r--, mask::rw-, other::---
+        let entries = [entry(1, 6), entry(2, 6), entry(4, 4), entry(0x10, 6), entry(0x20, 0)].concat();
+        assert_eq!(group_of(&[&2_u32.to_le_bytes()[..], &entries].concat()), Some(4));
+        assert_eq!(group_of(&[]), None);
     }
 
     #[test]

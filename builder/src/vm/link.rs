@@ -99,16 +99,22 @@ impl<'a> Watch<'a> {
 pub(crate) struct End<'a> {
     stream: &'a UnixStream,
     watch: Rc<RefCell<Watch<'a>>>,
+    /// When the watch looked last: a stream that never pauses must not keep it from that.
+    looked: Instant,
 }
 
 impl<'a> End<'a> {
     pub(crate) fn new(stream: &'a UnixStream, watch: &Rc<RefCell<Watch<'a>>>) -> io::Result<Self> {
         stream.set_read_timeout(Some(POLL))?;
         stream.set_write_timeout(Some(POLL))?;
-        Ok(Self { stream, watch: Rc::clone(watch) })
+        Ok(Self { stream, watch: Rc::clone(watch), looked: Instant::now() })
     }
 
     fn patiently(&mut self, mut call: impl FnMut(&mut &UnixStream) -> io::Result<usize>) -> io::Result<usize> {
+        if self.looked.elapsed() > POLL {
+            self.watch.borrow_mut().go_on()?;
+            self.looked = Instant::now();
+        }
         loop {
             match call(&mut self.stream) {
                 Err(error)

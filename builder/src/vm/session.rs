@@ -440,7 +440,8 @@ impl Session {
         });
         // What the step says last, and then the appliance.
         let ended = match &spoken {
-            Err(ClientError::Talk { .. } | ClientError::Ended) => Ok(()),
+            // A guest whose tree finds no place goes on sending it; the machine ends with the session.
+            Err(ClientError::Talk { .. } | ClientError::Ended | ClientError::Archive { .. }) => Ok(()),
             _ => await_end(&mut reader),
         };
         let broken = ended.is_err() || matches!(spoken, Err(ClientError::Talk { .. } | ClientError::Ended));

@@ -237,6 +237,7 @@ fn add_imgpkg(layout: &Layout, layer: &Descriptor, diff_id: Digest) -> Result<De
             ..ContainerConfig::default()
         },
         created: Some(rfc3339(0)),
+        history: Vec::new(),
         os: "linux".to_owned(),
         rootfs: RootFs { diff_ids: vec![diff_id], kind: "layers".to_owned() },
     };

@@ -48,6 +48,7 @@ fn image(dir: &Path, layers: &[Vec<u8>], diff_ids: Vec<Digest>) -> Vec<Descripto
             ..ContainerConfig::default()
         },
         created: None,
+        history: Vec::new(),
         os: "linux".to_owned(),
         rootfs: RootFs { diff_ids, kind: "layers".to_owned() },
     };

@@ -45,7 +45,8 @@ pub(super) fn look(context: &Context<'_>) -> Result<Host, CommandError> {
             .iter()
             .all(|kind| Path::new("/proc/self/ns").join(kind).exists()),
         kvm: kvm(context)?,
-        vm_obstacle: Arch::host().and_then(|arch| Runner::vm_obstacle(arch, &context.settings.appliance(), None)),
+        vm_obstacle: Arch::host()
+            .and_then(|arch| Runner::vm_obstacle(arch, &context.settings.appliance(), context.settings.kernel(None))),
         free_disk,
         disk_path,
         free_memory: fs_err::read_to_string("/proc/meminfo").ok().as_deref().and_then(available_memory),
